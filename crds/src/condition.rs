@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - `lastTransitionTime` moves only when `status` changes.
-//! - [`set`] answers whether anything changed, so that a status is written on transitions only.
+//! - [`set`] returns the list that the next status is compared with, so a status is written on transitions only.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -43,20 +43,20 @@ pub enum ConditionStatus {
     True,
     /// It does not.
     False,
-    /// It is not known: who would know did not answer.
+    /// It is unknown: whoever would know did not answer.
     Unknown,
 }
 
-/// One condition as a reconciler decides it; the time is added by [`set`].
+/// One condition as a reconciler decides it; [`set`] adds the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// One of the types above.
     pub kind: &'static str,
     /// What holds.
     pub status: ConditionStatus,
-    /// CamelCase, from a closed set.
+    /// In CamelCase, from a closed set.
     pub reason: &'static str,
-    /// For people; names the field and the cure.
+    /// For people; names the field and the remedy.
     pub message: String,
 }
 
@@ -95,7 +95,7 @@ impl Verdict {
 
 /// Puts verdicts into a list of conditions; types that no verdict names are dropped.
 ///
-/// Returns the new list, sorted by type; times of what did not change are the old ones.
+/// Returns the new list, sorted by type; conditions that did not change keep their times.
 pub fn set(old: &[Condition], verdicts: &[Verdict], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     let mut conditions: Vec<_> = verdicts
         .iter()

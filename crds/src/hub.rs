@@ -292,7 +292,7 @@ pub enum ServiceType {
 // === impl Backend ===
 
 impl Backend {
-    /// Whether the operator runs it.
+    /// Whether the operator runs the server.
     pub fn is_managed(&self) -> bool {
         self.managed == Some(true)
     }
@@ -320,8 +320,8 @@ fn texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// Sections of settings. A setting is a number, a text, a truth value, or a list of those: what is nested deeper is no
-/// setting, and could be nested so deeply that nobody can read it.
+/// Sections of settings. A setting is a number, a text, a truth value, or a list of those. Anything nested deeper is
+/// not a setting, and could be nested too deeply for anybody to read.
 fn settings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let flat = |items: u32| {
         schemars::json_schema!({

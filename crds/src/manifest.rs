@@ -24,20 +24,21 @@ pub fn yaml(crd: &CustomResourceDefinition) -> String {
     format!("{HEADER}{}", serde_yaml::to_string(&value).expect("JSON is YAML"))
 }
 
-/// What an amount of CPU or memory looks like; a negative one is never right here.
+/// The form of an amount of CPU or memory; a negative one is never right here.
 const QUANTITY: &str = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
-/// The same for people, in place of the pages that the upstream type has.
+/// A description for people, in place of the upstream type's pages of text.
 const QUANTITY_TEXT: &str = "An amount: a whole number, or text such as `250m` or `512Mi`.";
 
-/// A CRD whose metadata has a name that rules can point at, and without `nullable`, which the derive gives to every `Option`: a rule's `has()` would be true for `null`.
+/// The CRD with two changes. Its metadata gets a name that rules can point at, and the `nullable` that the derive gives
+/// to every `Option` is dropped: a rule's `has()` would be true for `null`.
 fn mended(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
     let mut value = serde_json::to_value(crd).expect("a CRD is plain data");
     not_nullable(&mut value);
     quantities(&mut value);
     bounded(&mut value);
     joined(&mut value);
-    // A rule's path must exist in the schema, and of the metadata nothing does unless it is added here.
+    // A rule's path must exist in the schema, which has nothing of the metadata unless it is added here.
     let schema = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     schema["properties"]["metadata"] =
         json!({ "type": "object", "properties": { "name": { "type": "string", "maxLength": 253 } } });
@@ -57,7 +58,7 @@ fn not_nullable(value: &mut Value) {
     }
 }
 
-/// The API server takes any text for a quantity, and fails with 500 when an object that has it is applied.
+/// The API server takes any text for a quantity, and then fails with 500 when such an object is applied.
 fn quantities(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -74,10 +75,11 @@ fn quantities(value: &mut Value) {
     }
 }
 
-/// The largest numbers of an `int64` that every reader of JSON keeps to the digit.
+/// The largest `int64` values that every JSON reader keeps exactly.
 const LARGEST: i64 = (1 << 53) - 1;
 
-/// The API server does not hold a number to its format: without bounds it takes one that no reader of the type can read.
+/// The API server does not check a number against its format: without bounds it takes numbers that no reader of the
+/// type can read.
 fn bounded(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -97,7 +99,7 @@ fn bounded(value: &mut Value) {
     }
 }
 
-/// Descriptions are shown as they are (`kubectl explain`): a sentence must not break where a line of the source does.
+/// Descriptions are shown as they are (`kubectl explain`), so a sentence must not break where a source line does.
 fn joined(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -131,7 +133,7 @@ fn joined_text(text: &str) -> String {
     joined
 }
 
-/// The schema library writes bounds as floats (`100.0`), which diff tools and people stumble over.
+/// The schema library writes bounds as floats (`100.0`), which trip up diff tools and people.
 fn whole_numbers(value: &mut Value) {
     match value {
         Value::Object(map) => map.values_mut().for_each(whole_numbers),

@@ -1,11 +1,13 @@
 //! The admin API of a Hub, as the operator uses it: any ready pod answers for all.
 //!
-//! Every request is given up after 10 s, and one that changes something when its pass is over. Nothing here is retried: the reconcile loop does that.
+//! A request is given up after 10 s, and one that changes something also when its pass ends. Nothing is retried here:
+//! the reconcile loop does that.
 //!
 //! Invariants
-//! - What changes something at a hub passes the gate, and is not waited for beyond the deadline of its pass: by then another
-//!   operator may lead.
-//! - What answers is a tenant's program (`spec.image`): it leads this process nowhere else, and of no answer more is kept
+//! - A request that changes something at a hub passes the gate, and is not waited for beyond the deadline of its pass:
+//!   by then another operator may lead.
+//! - The other end is a tenant's program (`spec.image`). It cannot redirect this process anywhere, and no more of an
+//!   answer is kept than a real hub could have to say, counted in bytes and in what they become in memory.
 //!   than a hub could have to say, in bytes and in what these become in memory.
 
 mod reported;
@@ -29,21 +31,21 @@ use crate::names::ObjectNames;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Spokes that are asked for at once.
+/// Spokes per page.
 const PAGE: &str = "1000";
 
-/// The longest part of a refusal that is repeated in a condition.
+/// The longest part of a refusal that is repeated in a condition, in characters.
 const DETAIL_CHARS: usize = 300;
 
-/// The longest answer that is read, lists of spokes aside.
+/// The longest answer that is read, except for lists of spokes.
 pub(crate) const SHORT: usize = 64 << 10;
 
-/// A list of spokes may have this many bytes, and so many more for each Spoke of the Hub, up to a limit for all.
+/// A list of spokes may have this many bytes, plus as many again for each Spoke of the Hub, up to a limit for all.
 const LIST: usize = 2 << 20;
 const LIST_OF_EACH: usize = 64 << 10;
 const LIST_AT_MOST: usize = 32 << 20;
 
-/// Spokes that a list may have beyond those that are declared: who connects undeclared, or was declared by hand.
+/// How many more spokes a list may have than are declared: some connect undeclared or were declared by hand.
 const SPOKES: usize = 10_000;
 
 /// The client for all Hubs.
@@ -64,7 +66,7 @@ pub(crate) struct Door {
 /// Why a hub did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// No answer, or one that says that it cannot now.
+    /// It gave no answer, or said that it cannot answer now.
     #[error("the hub at {url} does not answer")]
     Unreachable {
         /// Where it was looked for.
@@ -72,15 +74,15 @@ pub(crate) enum Error {
         /// Why.
         source: Option<reqwest::Error>,
     },
-    /// The pass of a write was over before it was answered.
+    /// The pass of a write ended before the answer came.
     #[error("given up: another operator may lead by now")]
     Late,
-    /// What answers is no hub.
+    /// The program that answers is not a hub.
     #[error("what answers at {url} is no hub: {why}")]
     NoHub {
         /// Where it was looked for.
         url: String,
-        /// What a hub never does.
+        /// What a hub would never do.
         why: String,
     },
     /// The hub understood and refused.
@@ -110,11 +112,11 @@ impl Admin {
         let http = Client::builder()
             .timeout(LIMIT)
             .connect_timeout(Duration::from_secs(3))
-            // Pods come and go behind the Service: a connection that idles would stick to one of them.
+            // Pods come and go behind the Service: a connection that stays open idle would stick to one of them.
             .pool_idle_timeout(Duration::from_secs(5))
             .pool_max_idle_per_host(2)
             .no_proxy()
-            // A hub leads nowhere else, and this process reaches what a tenant does not.
+            // A hub never redirects, and this process can reach things that a tenant cannot.
             .redirect(Policy::none())
             .user_agent(concat!("alkhub-operator/", env!("CARGO_PKG_VERSION")))
             .build()?;
@@ -124,7 +126,7 @@ impl Admin {
         })
     }
 
-    /// The client itself, for what needs no key.
+    /// The client itself, for requests that need no key.
     pub(crate) fn http(&self) -> &Client {
         &self.http
     }
@@ -152,15 +154,15 @@ impl Door {
         self.data(self.admin.http.get(self.url("/v1/admin/hub")), LIST).await
     }
 
-    /// Every spoke that is declared or connected, where about so many are. What all pages together may be long is bounded,
-    /// as one answer is.
+    /// Every spoke that is declared or connected; `about` is roughly how many there are. The total length of all pages
+    /// is bounded, just as that of a single answer is.
     pub(crate) async fn spokes(&self, about: usize) -> Result<Vec<ReportedSpoke>, Error> {
         let limit = LIST.saturating_add(about.saturating_mul(LIST_OF_EACH));
         let mut left = limit.min(LIST_AT_MOST);
         let most = about.saturating_add(SPOKES);
         let (mut spokes, mut cursor) = (Vec::new(), None::<String>);
         loop {
-            // A hub of the version before knows no pages and gives all.
+            // A hub of the previous version does not know pages and returns everything.
             let mut query = vec![("limit", PAGE)];
             query.extend(cursor.as_deref().map(|next| ("cursor", next)));
             let request = self.admin.http.get(self.url("/v1/admin/spokes")).query(&query);
@@ -168,7 +170,7 @@ impl Door {
             let page: Answer<&RawValue> = self.understood(serde_json::from_slice(&body))?;
             self.understood(reported::add_spokes(page.data, &mut spokes, most))?;
             left -= body.len();
-            // A hub that names the same place again would be asked for ever.
+            // Stops a hub that keeps naming the same place from being asked for ever.
             match page.meta.next {
                 Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
                 _ => return Ok(spokes),
@@ -176,7 +178,7 @@ impl Door {
         }
     }
 
-    /// Declares a spoke, and answers what the hub has then; doing it again changes nothing.
+    /// Declares a spoke and returns what the hub has then; repeating it changes nothing.
     pub(crate) async fn put(&self, pass: Pass, name: &str, spoke: &SpokePut) -> Result<ReportedSpoke, Error> {
         let request = self
             .admin
@@ -186,7 +188,7 @@ impl Door {
         self.within(pass, self.data(request, SHORT)).await
     }
 
-    /// Ends a spoke and its keys, when it is still the one with this uid. One that is not there is ended already.
+    /// Ends a spoke and its keys, if it is still the one with this uid. A spoke that is not there counts as ended.
     pub(crate) async fn delete(&self, pass: Pass, name: &str, uid: &str) -> Result<(), Error> {
         let request = self
             .admin
@@ -196,7 +198,7 @@ impl Door {
         self.within(pass, self.done(request)).await
     }
 
-    /// Tells a pod's hub to give its connections away, and for how long. One that is not there has nothing to give.
+    /// Tells a pod's hub to give its connections away, and for how long. A hub that is not there has none to give.
     pub(crate) async fn drain(&self, pass: Pass, hub_id: &HubId, drain: &DrainPut) -> Result<(), Error> {
         let request = self.admin.http.put(self.drain_url(hub_id)).json(drain);
         self.within(pass, self.done(request)).await
@@ -214,14 +216,14 @@ impl Door {
         self.within(pass, self.send(request)).await.map(drop)
     }
 
-    /// Waits for a write for as long as its pass lets it, and keeps the pass until then.
+    /// Waits for a write for as long as its pass lets it, and holds the pass until then.
     ///
-    /// The hub compares no fence (the transitions of the Lease) beside that: what an operator that led before has sent in time,
-    /// and a hub reads late, names a uid and is compared with what is wanted at each poll, ends what is gone for good, or lapses
-    /// by itself.
+    /// The hub does not compare a fence (the transitions of the Lease) beyond that. A request that an earlier leader
+    /// sent in time and that a hub reads late is harmless all the same: it names a uid and is compared with what is
+    /// wanted at each poll, or ends something that is gone for good, or lapses by itself.
     async fn within<T>(&self, pass: Pass, write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
-            // A process that was stopped meanwhile finds the time over first.
+            // After this process was suspended, the deadline is seen before the answer.
             biased;
             () = tokio::time::sleep_until(pass.deadline) => Err(Error::Late),
             written = write => written,
@@ -232,7 +234,7 @@ impl Door {
         self.url(&format!("/v1/admin/hubs/{hub_id}/drain"))
     }
 
-    /// Asks for something whose end is the same when there is nothing to do it to.
+    /// Sends a request that has also succeeded when there is nothing left to act on.
     async fn done(&self, request: RequestBuilder) -> Result<(), Error> {
         match self.send(request).await {
             Ok(_) | Err(Error::Refused { status: 404, .. }) => Ok(()),
@@ -310,7 +312,7 @@ pub(crate) enum BodyError {
     Broken(reqwest::Error),
 }
 
-/// Reads a body of at most so many bytes; of a longer one nothing more is taken.
+/// Reads a body of at most `limit` bytes; stops reading a longer one.
 pub(crate) async fn body(mut answer: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
     let declared = answer.content_length().and_then(|length| usize::try_from(length).ok());
     if declared.is_some_and(|length| length > limit) {

@@ -1,10 +1,10 @@
 //! Server-side apply with a look before each write, and pruning.
 //!
 //! Invariants
-//! - An object that is as it was applied is not written again: a steady state has no writes.
-//! - Nothing is taken over: what is not there is created, never applied; an object without our owner's uid is left
-//!   alone, and its uid guards each write.
-//! - Nothing is deleted before the API server, not the cache, has confirmed that its owner still does not want it.
+//! - An object that is still as it was applied is not written again: a steady state has no writes.
+//! - Nothing is taken over. A missing object is created, never applied; an object without our owner's uid is left
+//!   alone, and its own uid guards each write.
+//! - Nothing is deleted before the API server, not just the cache, has confirmed that its owner still does not want it.
 
 mod compare;
 mod ownership;
@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::kubernetes::{Kubernetes, Object};
 use crate::names::{APPLIED, digest, is_owned_by};
 
-/// How each object looked after it was applied, by uid: the server may write a value in another form than ours.
+/// How each object looked after it was applied, by uid: the server may store a value in a form other than ours.
 #[derive(Debug, Default)]
 pub(crate) struct Applied(Mutex<HashMap<String, String>>);
 
@@ -51,7 +51,7 @@ impl Applied {
 // === impl Applier ===
 
 impl Applier<'_> {
-    /// Makes one object as wanted; answers it as it is then.
+    /// Makes one object as wanted; returns it as it is then.
     pub(crate) async fn apply<K>(&self, store: &Store<K>, wanted: K) -> Result<Arc<K>, Error>
     where
         K: Object + Lookup<DynamicType = ()>,
@@ -59,8 +59,8 @@ impl Applier<'_> {
         Box::pin(self.make(store, wanted, false)).await
     }
 
-    /// The same of what is scaled: it is made asking for no pods, and how many it asks for is not changed here
-    /// ([`Kubernetes::scale`]).
+    /// The same for an object that is scaled: it is created with no pods, and the number that it asks for is not
+    /// changed here ([`Kubernetes::scale`]).
     pub(crate) async fn apply_unscaled<K>(&self, store: &Store<K>, wanted: K) -> Result<Arc<K>, Error>
     where
         K: Object + Lookup<DynamicType = ()>,
@@ -78,11 +78,11 @@ impl Applier<'_> {
         let shape = plain(&wanted);
         let live = match store.get(&ObjectRef::new(&name).within(&namespace)) {
             Some(live) => Some(live),
-            // Not in the cache: it may still be there, without our label or younger than the cache.
+            // It may exist all the same, without our label or younger than the cache.
             None => self.kubernetes.get::<K>(&namespace, &name).await?.map(Arc::new),
         };
         let made = match &live {
-            // Applying would take over what somebody else made since the look.
+            // Applying would take over what somebody else created since the look.
             None if is_scaled => self.kubernetes.create(&namespace, &asking_for_none(&shape)?).await?,
             None => self.kubernetes.create(&namespace, &wanted).await?,
             Some(live) => {
@@ -107,7 +107,7 @@ impl Applier<'_> {
         let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), live.name_any());
         let mut version = meta.resource_version.clone();
         if !self.applied.has(meta.uid.as_deref().unwrap_or_default()) {
-            // Made by another process, which may have ended before it owned what it created.
+            // Created by another process, which may have ended before it took ownership of the fields.
             let now = self.kubernetes.get::<K>(&namespace, &name).await?.ok_or(Error::Stale)?;
             if now.meta().uid != meta.uid || (is_scaled && now.meta().resource_version != version) {
                 return Err(Error::Stale);
@@ -116,14 +116,14 @@ impl Applier<'_> {
         }
         let mut patch = with_identity::<K>(shape, meta.uid.as_deref());
         if is_scaled {
-            // Left out it would become the server's default, 1.
+            // Left out, it would become the server's default, 1.
             patch["spec"]["replicas"] = plain(live)["spec"]["replicas"].clone();
             patch["metadata"]["resourceVersion"] = version.into();
         }
         self.kubernetes.apply(&namespace, &name, &patch).await
     }
 
-    /// See [`ownership`].
+    /// Takes the fields of a new object over; see [`ownership`].
     async fn own<K: Object>(&self, namespace: &str, made: K) -> Result<K, Error> {
         let entries = made.meta().managed_fields.as_deref().unwrap_or_default();
         let Some(entries) = ownership::applied(entries) else {
@@ -137,7 +137,7 @@ impl Applier<'_> {
         self.kubernetes.merge(namespace, &made.name_any(), &fields).await
     }
 
-    /// What the owner has of a kind and no longer wants, as the cache knows it; see [`Applier::remove`].
+    /// The objects of a kind that the owner has and no longer wants, according to the cache; see [`Applier::remove`].
     pub(crate) fn unwanted<K>(&self, store: &Store<K>, wanted: &[String]) -> Vec<Arc<K>>
     where
         K: Object + Lookup<DynamicType = ()>,
@@ -149,7 +149,7 @@ impl Applier<'_> {
         })
     }
 
-    /// Deletes objects, exactly those that were seen. Who calls it has asked the API server that they are unwanted.
+    /// Deletes exactly the objects that were seen. The caller has checked with the API server that they are unwanted.
     pub(crate) async fn remove<K: Object>(&self, unwanted: &[Arc<K>]) -> Result<(), Error> {
         for live in unwanted {
             tracing::info!(kind = %<K as Resource>::kind(&()), object.name = live.name_any(), "deleting what is no longer wanted");
@@ -193,7 +193,7 @@ impl Applier<'_> {
     }
 }
 
-/// The object for a patch: with its kind, and with the uid of the one that was seen, which the server then insists on.
+/// The object for a patch: with its kind, and with the uid of the one that was seen, on which the server then insists.
 pub(crate) fn with_identity<K: Object>(object: &Value, uid: Option<&str>) -> Value {
     let mut patch = object.clone();
     patch["apiVersion"] = K::api_version(&()).into();
@@ -204,7 +204,7 @@ pub(crate) fn with_identity<K: Object>(object: &Value, uid: Option<&str>) -> Val
     patch
 }
 
-/// The object as it is made first.
+/// The object as it is first created, asking for no pods.
 fn asking_for_none<K: Object>(shape: &Value) -> Result<K, Error> {
     let mut first = shape.clone();
     first["spec"]["replicas"] = 0.into();
@@ -214,10 +214,10 @@ fn asking_for_none<K: Object>(shape: &Value) -> Result<K, Error> {
     })
 }
 
-/// The owner as the API server has it now is the one that was seen.
+/// Checks that the owner, as the API server has it now, is the one that was seen.
 ///
 /// # Errors
-/// [`Error::Stale`]: it is another, or was changed.
+/// [`Error::Stale`]: it is another one, or it was changed.
 pub(crate) async fn confirm<K: Object>(kubernetes: &Kubernetes, seen: &K) -> Result<(), Error> {
     let meta = seen.meta();
     let namespace = meta.namespace.as_deref().unwrap_or_default();

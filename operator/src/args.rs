@@ -95,7 +95,7 @@ pub struct Args {
     pub log_format: LogFormat,
 }
 
-/// Longer ones would be no Lease and no poll at all.
+/// Longer intervals would amount to no Lease and no polling at all.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// `text` or `json`.

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::secrets::Facts;
 use crate::watch::{Stores, UnreadableObjects};
 
-/// Counts in a status are written this often at most, when nothing else changed.
+/// How often counts in a status are written when nothing else has changed.
 const COUNTS: Duration = Duration::from_secs(15);
 
 /// What the reconcilers share.
@@ -57,7 +57,7 @@ pub(crate) struct Polls(Mutex<HashMap<String, KeptPoll>>);
 #[derive(Debug)]
 struct KeptPoll {
     last: Arc<Poll>,
-    /// The last that was answered.
+    /// The last one that was answered.
     good: Option<Arc<Poll>>,
 }
 
@@ -65,7 +65,7 @@ struct KeptPoll {
 #[derive(Debug, Default)]
 pub(crate) struct CountTimes(Mutex<HashMap<String, Instant>>);
 
-/// When this process last declared a Spoke at its hub, by the Spoke's uid: a poll from before cannot know of it.
+/// When this process last declared a Spoke at its hub, by the Spoke's uid: a poll from before then cannot know of it.
 #[derive(Debug, Default)]
 pub(crate) struct DeclarationTimes(Mutex<HashMap<String, Instant>>);
 
@@ -78,9 +78,9 @@ pub(crate) struct Poll {
     pub(crate) asked: bool,
     /// The admin key that it was asked with.
     pub(crate) key: Option<AdminKey>,
-    /// The hub refused the admin key itself.
+    /// Whether the hub refused the admin key itself.
     pub(crate) denied: bool,
-    /// What it answered, or why it did not.
+    /// What the hub answered, or why it did not.
     pub(crate) seen: Result<Seen, String>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct Poll {
 pub(crate) struct AdminKey {
     /// Of the Secret.
     pub(crate) uid: String,
-    /// Of the Secret: with another one the key has to be read again.
+    /// The Secret's version: once it differs, the key has to be read again.
     pub(crate) version: String,
     pub(crate) key: SecretString,
 }
@@ -98,23 +98,23 @@ pub(crate) struct AdminKey {
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) report: ReportedHub,
-    /// By name, or why they are not known: without Postgres a hub reports how it is and not which spokes it has.
+    /// By name, or why they are unknown: without Postgres a hub reports its own state but not its spokes.
     pub(crate) spokes: Result<Arc<HashMap<String, ReportedSpoke>>, String>,
-    /// When they were asked for: with this poll, or with one before it.
+    /// When the spokes were listed: with this poll, or an earlier one.
     pub(crate) listed_at: Instant,
 }
 
 // === impl Seen ===
 
 impl Seen {
-    /// What the hub reports of a spoke, when it is the one with this uid.
+    /// What the hub reports of a spoke, if it is the one with this uid.
     pub(crate) fn spoke(&self, name: &str, uid: &str) -> Option<&ReportedSpoke> {
         let spokes = self.spokes.as_ref().ok()?;
         spokes.get(name).filter(|info| info.uid == uid)
     }
 }
 
-/// Asks for Spokes to be reconciled soon. The queue is bounded; when it is full the rest waits for the next poll.
+/// Asks for Spokes to be reconciled soon. The queue is bounded; when it is full, the rest waits for the next poll.
 #[derive(Clone, Debug)]
 pub(crate) struct Wake(mpsc::Sender<ObjectRef<Spoke>>);
 
@@ -160,12 +160,12 @@ impl Polls {
 // === impl CountTimes ===
 
 impl CountTimes {
-    /// Whether counts alone are reason enough to write a status now.
+    /// Whether changed counts alone justify writing a status now.
     pub(crate) fn is_due(&self, hub_uid: &str) -> bool {
         self.0.lock().get(hub_uid).is_none_or(|at| at.elapsed() >= COUNTS)
     }
 
-    /// The status was written.
+    /// Notes that the status was written.
     pub(crate) fn written(&self, hub_uid: &str) {
         self.0.lock().insert(hub_uid.to_owned(), Instant::now());
     }
@@ -184,7 +184,7 @@ impl DeclarationTimes {
         self.0.lock().get(spoke_uid).copied()
     }
 
-    /// A Spoke was declared.
+    /// Notes that a Spoke was declared.
     pub(crate) fn now(&self, spoke_uid: &str) {
         self.0.lock().insert(spoke_uid.to_owned(), Instant::now());
     }
@@ -202,7 +202,7 @@ impl Wake {
         Self(sender)
     }
 
-    /// Whether there was room.
+    /// Queues a Spoke; returns whether there was room.
     pub(crate) fn spoke(&self, spoke: &Spoke) -> bool {
         self.0.try_send(ObjectRef::from_obj(spoke)).is_ok()
     }

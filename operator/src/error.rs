@@ -1,6 +1,6 @@
-//! Why a reconcile did not finish, and what that means: try again, or wait for somebody.
+//! Why a reconcile did not finish, and what that calls for: trying again, or waiting for somebody.
 //!
-//! A user's mistake is no error: it is a condition. What is here comes from outside.
+//! A user's mistake is not an error but a condition. The errors here come from outside.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::admin;
 use crate::gate::Shut;
 use crate::in_flight::Busy;
 
-/// One variant per thing that the reconcile loop can do about it.
+/// One variant for each thing that the reconcile loop can do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The API server refused, or could not be reached.
@@ -36,7 +36,7 @@ pub(crate) enum Error {
         /// Its name.
         name: String,
     },
-    /// This process does not hold the Lease: whoever does will do it.
+    /// This process does not hold the Lease: the one that does will do it.
     #[error(transparent)]
     Shut(#[from] Shut),
     /// An object of the wanted name belongs to something else.
@@ -47,13 +47,13 @@ pub(crate) enum Error {
         /// Its name.
         name: String,
     },
-    /// The name under which a Hub's admin API is looked for is not the Hub's.
+    /// The Service under the name of a Hub's admin API is not the Hub's.
     #[error("Service `{name}` is not there or not the Hub's: it is not shown the admin key")]
     Stranger {
         /// The Service.
         name: String,
     },
-    /// A Secret of ours holds what the hub cannot use.
+    /// A Secret of ours holds something that the hub cannot use.
     #[error(
         "Secret `{name}`: {why}; put back what it held, or delete the Secret, and a new one is made with which every key that was given out ends"
     )]
@@ -69,7 +69,7 @@ pub(crate) enum Error {
         /// Its name.
         name: String,
     },
-    /// A managed Postgres has data, and the password that they know is nowhere.
+    /// A managed Postgres has data, and the password that these were created with is lost.
     #[error(
         "Secret `{name}` is gone, and the data of the managed Postgres still know the password that was in it: put the Secret back. Or give the server another password (`kubectl -n {namespace} exec {name}-0 -- psql -U {user} -c \"ALTER USER {user} PASSWORD 'NEW'\"`) and make the Secret `{name}` with `password: NEW` and `url: postgres://{user}:NEW@{name}.{namespace}.svc:5432/{user}`: it is adopted"
     )]
@@ -81,7 +81,7 @@ pub(crate) enum Error {
         /// User and database.
         user: &'static str,
     },
-    /// The volume of a managed server cannot be another while its StatefulSet is there.
+    /// The volume of a managed server cannot be exchanged while its StatefulSet exists.
     #[error(
         "{field} asks for another volume than StatefulSet `{name}` was made with ({was}): ask for that one again; or set secretRef, wait until the StatefulSet is gone, and ask for the new one then"
     )]
@@ -90,7 +90,7 @@ pub(crate) enum Error {
         field: String,
         /// The StatefulSet.
         name: String,
-        /// Size and class.
+        /// Size and class of the existing volume.
         was: String,
     },
     /// A value of the spec cannot be written into an object.
@@ -106,7 +106,7 @@ pub(crate) enum Error {
         "a fault of the operator ended the reconcile: its log has the words under error.id={id}; please report them"
     )]
     Panicked {
-        /// The same for the same fault.
+        /// The same fault gets the same id.
         id: String,
     },
     /// An object of the wanted name is being deleted.
@@ -126,13 +126,13 @@ pub(crate) enum Error {
     /// The cache was behind the API server.
     #[error("the cache is behind the API server")]
     Stale,
-    /// The last poll could not ask the hub, or had no answer, and the hub was not asked again.
+    /// The last poll could not ask the hub or had no answer, and the hub was not asked again.
     #[error("the hub was not asked again: {why}")]
     Silent {
-        /// What the last poll says.
+        /// Why the last poll failed.
         why: String,
     },
-    /// The hub is slow, and enough wait for it.
+    /// The hub is slow, and enough requests wait for it already.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The hub's admin API.
@@ -140,15 +140,16 @@ pub(crate) enum Error {
     Hub(#[from] admin::Error),
 }
 
-/// A failure that time should mend is shown when it comes after so many others in a row, some seconds after the first.
+/// A failure that should pass with time is shown once it comes after this many others in a row, some seconds after the
+/// first.
 const PERSISTENT: u32 = 4;
 
-/// Who can mend it.
+/// Who can fix it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cure {
     /// Time: it is tried again, and only logged unless it persists.
     Time,
-    /// A person: it is tried again too, and a condition says so.
+    /// A person: it is tried again too, and a condition reports it.
     Person,
     /// Another operator.
     Leader,
@@ -157,7 +158,7 @@ pub(crate) enum Cure {
 // === impl Error ===
 
 impl Error {
-    /// Who can mend it.
+    /// Who can fix it.
     pub(crate) fn cure(&self) -> Cure {
         match self {
             Self::Kubernetes { .. } if self.is_namespace_going() => Cure::Time,
@@ -184,8 +185,8 @@ impl Error {
         }
     }
 
-    /// Whether a condition shall say it, after so many failures in a row before this one: at once what only a person
-    /// can mend, and what time should have mended when it goes on and on.
+    /// Whether a condition shall report it, after `failures` earlier failures in a row: at once if only a person can
+    /// fix it, and later if time should have fixed it but did not.
     pub(crate) fn is_shown(&self, failures: u32) -> bool {
         match self.cure() {
             Cure::Person => true,
@@ -194,12 +195,12 @@ impl Error {
         }
     }
 
-    /// Whether nothing can be made because the namespace is being deleted: the resource goes in a moment, too.
+    /// Whether nothing can be created because the namespace is being deleted: the resource itself is about to go too.
     pub(crate) fn is_namespace_going(&self) -> bool {
         matches!(self, Self::Kubernetes { source, .. } if is_namespace_going(source))
     }
 
-    /// How long the API server asked to wait.
+    /// How long the API server asked us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let Self::Kubernetes { source, .. } = self else {
             return None;
@@ -227,12 +228,13 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line; of an answer of the API server its message and no more.
+/// An error and its causes in one line; of an answer from the API server only its message.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     Chain::of(error).ending(|error| answer(error).map(message)).to_string()
 }
 
-/// The answer of the API server that an error is; some errors hold the client's in a box, which is an error of its own.
+/// The answer of the API server behind an error; some errors hold the client's error in a box, which is an error of its
+/// own.
 fn answer<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
     let error = match error.downcast_ref::<Box<kube::Error>>() {
         Some(boxed) => boxed.as_ref(),

@@ -1,4 +1,4 @@
-//! Events of Kubernetes: one for each transition, never for a repetition, and no reconcile fails for one.
+//! Events of Kubernetes: one for each transition, none for a repetition. A reconcile never fails because of one.
 
 use alkhub_crds::Condition;
 use alkhub_crds::condition;
@@ -71,7 +71,7 @@ impl std::fmt::Debug for EventRecorder {
     }
 }
 
-/// Conditions that are worth a word: the status changed, or is new and not what everybody expects.
+/// Conditions worth an Event: their status changed, or they are new and not what everybody expects.
 fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
     new.iter().filter(|now| match condition::find(old, &now.type_) {
         Some(before) => before.status != now.status,
@@ -79,7 +79,7 @@ fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item
     })
 }
 
-/// What somebody should look into. `Unknown` is not: other conditions say who must act.
+/// What somebody should look into. `Unknown` does not count: other conditions say who must act.
 fn is_bad(condition: &Condition) -> bool {
     match condition.type_.as_str() {
         condition::DEGRADED | condition::PREFIX_CONFLICT => condition.status == "True",
@@ -88,7 +88,7 @@ fn is_bad(condition: &Condition) -> bool {
     }
 }
 
-/// Cut at a character, so that it fits.
+/// Cut at a character boundary, so that it fits.
 fn shortened(text: &str) -> String {
     let mut end = text.len().min(NOTE_BYTES);
     while !text.is_char_boundary(end) {

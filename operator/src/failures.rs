@@ -15,8 +15,8 @@ pub(crate) struct Failures(Mutex<HashMap<String, Backoff>>);
 // === impl Failures ===
 
 impl Failures {
-    /// Counts a failure and returns how long to wait. An object that fails for long is not to be tried at once now and then,
-    /// as with full jitter.
+    /// Counts a failure and returns how long to wait. The jitter is not full: an object that has failed for long must
+    /// not be tried at once every now and then.
     pub(crate) fn failed(&self, uid: &str) -> Duration {
         let mut objects = self.0.lock();
         jittered(objects.entry(uid.to_owned()).or_insert(BACKOFF).fail())
@@ -27,7 +27,7 @@ impl Failures {
         self.0.lock().get(uid).map(Backoff::failures).unwrap_or_default()
     }
 
-    /// The object is well again.
+    /// Notes that the object is well again.
     pub(crate) fn succeeded(&self, uid: &str) {
         self.0.lock().remove(uid);
     }

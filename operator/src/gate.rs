@@ -1,8 +1,8 @@
 //! The gate that every write to the Kubernetes API passes: open only while this process holds the Lease.
 //!
 //! Invariants
-//! - No write begins after the gate's deadline or after [`Gate::close`], whatever the tasks of this process believe:
-//!   a process that was stopped for a minute finds the gate shut when it goes on.
+//! - No write begins after the gate's deadline or after [`Gate::close`], whatever the tasks of this process believe: a
+//!   process that was suspended for a minute finds the gate shut when it resumes.
 //! - No write is waited for beyond the deadline: by then another candidate may lead.
 
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use tokio::time::Instant;
 /// A write is given up after this long.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Clones share one gate; it is shut at first.
+/// Clones share one gate, which is shut at first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
     open_until: Arc<Mutex<Option<Instant>>>,
     writes: Arc<RwLock<()>>,
 }
 
-/// One write on its way; dropped when it ended.
+/// One write on its way; dropped when it has ended.
 #[derive(Debug)]
 pub(crate) struct Pass {
     /// When the write must be given up.
@@ -38,19 +38,19 @@ pub(crate) struct Shut;
 // === impl Gate ===
 
 impl Gate {
-    /// Opens the gate, or keeps it open, until a time.
+    /// Opens the gate, or keeps it open, until `deadline`.
     pub(crate) fn open_until(&self, deadline: Instant) {
         *self.open_until.lock() = Some(deadline);
     }
 
-    /// Lets no write begin any more.
+    /// Lets no further write begin.
     pub(crate) fn close(&self) {
         *self.open_until.lock() = None;
     }
 
     /// Lets one write through.
     pub(crate) fn pass(&self) -> Result<Pass, Shut> {
-        // Taken before the look at the deadline, so that `close` and then `idle` miss no write.
+        // Taken before the deadline is checked, so that `close` followed by `idle` misses no write.
         let writing = Arc::clone(&self.writes).try_read_owned().map_err(|_| Shut)?;
         let now = Instant::now();
         let until = self.open_until.lock().filter(|until| now < *until).ok_or(Shut)?;

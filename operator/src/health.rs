@@ -1,4 +1,4 @@
-//! How this process is: what `/readyz` decides by, and what metrics show.
+//! The state of this process: what `/readyz` decides by, and what metrics show.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use crate::watch::Stores;
 
-/// The kind of the Lease, which changes with every renewal: the silence of its watch shows that watches are dead.
+/// The kind of the Lease, which changes with every renewal: if its watch is silent, watches are dead.
 pub(crate) const LEASE: &str = "Lease";
 
-/// One for each process; of one that has just begun nothing good is known.
+/// One per process; a new one assumes nothing good.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     leads: AtomicBool,
@@ -21,14 +21,14 @@ pub(crate) struct Health {
     lost: AtomicBool,
     /// When a watch of each kind last brought something.
     heard: Mutex<HashMap<&'static str, Instant>>,
-    /// Those of the leader, and since when.
+    /// The stores of the leader, and since when it has had them.
     stores: RwLock<Option<(Arc<Stores>, Instant)>>,
 }
 
 // === impl Health ===
 
 impl Health {
-    /// Whether this process holds the Lease, from now on.
+    /// Sets whether this process holds the Lease from now on.
     pub(crate) fn set_leads(&self, leads: bool) {
         self.leads.store(leads, Ordering::Relaxed);
     }
@@ -38,7 +38,7 @@ impl Health {
         self.leads.load(Ordering::Relaxed)
     }
 
-    /// Whether the API server answers about the Lease, as it did or did not just now.
+    /// Sets whether the API server answered about the Lease just now.
     pub(crate) fn set_reachable(&self, reachable: bool) {
         self.reachable.store(reachable, Ordering::Relaxed);
     }
@@ -48,7 +48,7 @@ impl Health {
         self.reachable.load(Ordering::Relaxed)
     }
 
-    /// A part that this process lives by is lost: it is unready for good, and ends.
+    /// Notes that a part this process cannot live without is lost: it is unready for good, and ends.
     pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
@@ -58,7 +58,7 @@ impl Health {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// A watch of the kind brought something.
+    /// Notes that a watch of the kind brought something.
     pub(crate) fn heard(&self, kind: &'static str) {
         self.heard.lock().insert(kind, Instant::now());
     }
@@ -68,7 +68,7 @@ impl Health {
         self.heard.lock().get(kind).map(Instant::elapsed)
     }
 
-    /// The same of every kind that brought anything.
+    /// The same for every kind that brought anything.
     pub(crate) fn ages(&self) -> HashMap<&'static str, Duration> {
         self.heard
             .lock()
@@ -77,7 +77,7 @@ impl Health {
             .collect()
     }
 
-    /// What there is comes from these stores while this process leads.
+    /// From now on these stores show what there is, as long as this process leads.
     pub(crate) fn observe(&self, stores: Option<Arc<Stores>>) {
         *self.stores.write() = stores.map(|stores| (stores, Instant::now()));
     }
@@ -87,7 +87,7 @@ impl Health {
         self.stores.read().as_ref().map(|(stores, _)| Arc::clone(stores))
     }
 
-    /// How long this process has led without knowing what there is; `None`: it knows, or does not lead.
+    /// How long this process has led without knowing what there is; `None` if it knows, or does not lead.
     pub(crate) fn blind(&self) -> Option<Duration> {
         let stores = self.stores.read();
         let (stores, since) = stores.as_ref()?;

@@ -2,19 +2,20 @@
 //!
 //! 0. `install` makes sure that no other install of the operator keeps the Hub.
 //! 1. `observe` reads: caches, and the Secrets that the Hub names.
-//! 2. `validate` decides, purely: a plan, or what the user must mend.
+//! 2. `validate` decides, purely: on a plan, or on what the user must fix.
 //! 3. `generated` makes the Secrets that are made once.
 //! 4. `history` finds the revision that the plan asks for, or makes it.
 //! 5. `build` turns the plan and its revisions into objects, purely; a value that no object can hold is an error.
 //! 6. `apply` writes what differs, `roll_out` takes one step of the pods, and what is no longer wanted is pruned.
 //! 7. `poll` asks the hub's admin API, at most once per interval.
-//! 8. `autoscaler` asks for another number of pods, where the Hub leaves that to it and its load asks for one.
-//! 9. `status` says what came of it, when it changed.
+//! 8. `autoscaler` asks for another number of pods, if the Hub leaves that to it and its load calls for one.
+//! 9. `status` reports the result, when it has changed.
 //!
 //! Invariants
-//! - Pods are rolled only by a spec and Secrets that the hub itself would accept, and once for all Secrets that change
-//!   together.
-//! - A Hub that was refused, or that cannot be applied, is looked at like any other: its pods run on as they were last
+//! - Pods are rolled only for a spec and Secrets that the hub itself would accept, and only once for all Secrets that
+//!   change together.
+//! - A Hub that was refused, or that cannot be applied, is observed like any other: its pods keep running as they were
+//!   last applied, and its Spokes are declared, suspended and ended there.
 //!   applied, and its Spokes are declared, suspended and ended there.
 
 mod apply;
@@ -63,20 +64,20 @@ use crate::kubernetes::Going as _;
 use crate::secrets::SETTLED;
 use crate::turn::Reconciled;
 
-/// A Hub that was refused is looked at again: the Secret or the other Hub that it waits for is not watched.
+/// When a refused Hub is looked at again: the Secret or the other Hub that it waits for is not watched.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// A Hub that another install keeps is looked at again: the other may have ended.
+/// When a Hub that another install keeps is looked at again: the other install may have ended.
 const FOREIGN: Duration = Duration::from_secs(10);
 
-/// A Hub that is being deleted needs nothing: what it owned goes by its owner references.
+/// When a Hub that is being deleted is looked at again. It needs nothing: what it owned goes by its owner references.
 const GONE: Duration = Duration::from_secs(300);
 
-/// How far a Hub was carried out.
+/// How far the reconcile of a Hub got.
 enum Progress {
     Applied(Box<validate::Plan>, Box<apply::LiveObjects>),
     Refused(spec_error::SpecError),
-    /// A Secret has just changed: what belongs to the change is waited for.
+    /// A Secret has just changed: the changes that belong with it are waited for.
     Changing,
     /// Something could not be read, or could not be applied.
     Failed {
@@ -85,13 +86,13 @@ enum Progress {
     },
 }
 
-/// See the module.
+/// Reconciles one Hub, as the module says.
 pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconciled, Error> {
     if hub.meta_is_going() {
         return Ok(Reconciled::Valid(GONE));
     }
     if ctx.unreadable.has(hub.as_ref()) {
-        // What is known is from before: it is looked at for its Spokes, and nothing is carried out.
+        // What is known is from before: its Spokes are taken care of, and nothing is carried out.
         if kept_by_other(&ctx.options, &hub).is_none() {
             see(&ctx, &hub, status::running(&ctx, &hub)).await;
         }
@@ -123,7 +124,7 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
         Progress::Changing => Ok(Reconciled::Valid(SETTLED)),
         Progress::Applied(plan, live) => {
             let mut scaling = autoscaler::look(&ctx, &hub, &sight.figures).await;
-            // Before the status: that makes another version of the Hub.
+            // Before the status, since this makes another version of the Hub.
             let scaled = autoscaler::apply(&ctx, &hub, &mut scaling).await;
             status::applied(&ctx, &hub, &plan, &live, &scaling, &sight).await?;
             scaled?;
@@ -149,7 +150,7 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
     }
 }
 
-/// A reconcile ended by a fault of the operator's: the conditions say so, with what was last seen.
+/// Called when a fault of the operator ended a reconcile: the conditions say so, with what was last seen.
 pub(crate) async fn panicked(hub: Arc<Hub>, ctx: Arc<Context>, error: Error) -> Result<(), Error> {
     if hub.meta_is_going() || kept_by_other(&ctx.options, &hub).is_some() {
         return Ok(());

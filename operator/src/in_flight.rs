@@ -1,8 +1,11 @@
-//! How many requests to one Hub's admin API reconciles of Spokes have under way: Spokes of all Hubs share their workers.
+//! Limits how many requests reconciles of Spokes have under way to one Hub's admin API: Spokes of all Hubs share their
+//! workers.
 //!
 //! Invariants
-//! - Of one Hub no more than a part of the workers are at requests, and as many again wait, however many Spokes it has.
-//! - They wait for it only while it answers quickly; else they are turned away, and serve the Spokes of other Hubs.
+//! - However many Spokes a Hub has, its requests occupy no more than a part of the workers, and at most as many again
+//!   wait.
+//! - Workers wait for a Hub only while it answers quickly; otherwise they are turned away, and serve the Spokes of
+//!   other Hubs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +17,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
 
-/// One Hub may have one of so many workers.
+/// One Hub may have one in this many workers.
 const PART: usize = 4;
 
-/// A Hub that has answered nothing within this time, or took longer for it, is not waited for.
+/// A Hub that has not answered anything within this time, or took longer to, is not waited for.
 const QUICK: Duration = Duration::from_millis(500);
 
 /// The requests to each Hub, by the Hub's uid.
@@ -38,7 +41,7 @@ struct OfHub {
 #[derive(Debug)]
 struct Answers {
     under_way: usize,
-    /// When it last answered quickly, or was asked the first of what is under way.
+    /// When it last answered quickly, or was sent the first of the requests that are under way.
     quick_at: Instant,
 }
 
@@ -50,7 +53,7 @@ pub(crate) struct HubPlace {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The Hub has as many requests as it may have, and does not come to their ends.
+/// The Hub has as many requests as it may have, and does not finish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the hub is slow to answer, or many of its Spokes wait for it already")]
 pub(crate) struct Busy;
@@ -58,7 +61,7 @@ pub(crate) struct Busy;
 // === impl InFlight ===
 
 impl InFlight {
-    /// For so many workers; 0: without end.
+    /// Limits for this many workers; 0: no limit on workers.
     pub(crate) fn new(workers: usize) -> Self {
         let each = match workers {
             0 => PART,
@@ -70,10 +73,10 @@ impl InFlight {
         }
     }
 
-    /// A place for one request to a Hub, at once or when one of the others has ended. Dropping it gives up the wait.
+    /// A place for one request to a Hub, at once or when another one has ended. Dropping the future gives up the wait.
     ///
     /// # Errors
-    /// The Hub is slow, or enough wait for it: it is to be tried later.
+    /// The Hub is slow, or enough requests wait for it: to be tried later.
     pub(crate) async fn place(&self, hub_uid: &str) -> Result<HubPlace, Busy> {
         let hub = self.of(hub_uid);
         if let Ok(permit) = Arc::clone(&hub.places).try_acquire_owned() {
@@ -139,7 +142,7 @@ impl HubPlace {
         }
     }
 
-    /// The request has ended like this.
+    /// Notes how the request ended.
     pub(crate) fn ended<T>(self, answer: Result<T, admin::Error>) -> Result<T, admin::Error> {
         let is_answered = !matches!(answer, Err(admin::Error::Unreachable { .. } | admin::Error::Late));
         if is_answered && self.began.elapsed() < QUICK {

@@ -1,9 +1,9 @@
 //! The Kubernetes API as the reconcilers use it: every call has a deadline, every write passes the gate and is counted.
 //!
-//! Two clients: one whose connections may be silent for 10 s, for requests; one for watches, whose server ends each
-//! after a minute, so that a connection that died silently is found within 75 s.
+//! There are two clients: one for requests, whose connections may be silent for 10 s, and one for watches, which the
+//! server ends after a minute each, so that a connection that died silently is noticed within 75 s.
 //!
-//! Retries are the reconcile loop's ([`crate::failures`]); the client makes none of its own.
+//! Retries belong to the reconcile loop ([`crate::failures`]); the client makes none of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -37,7 +37,7 @@ pub(crate) const MANAGER: &str = "alkhub-operator";
 /// A request is given up after this long.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A watch is ended by the server after this many seconds and begun anew.
+/// The server ends a watch after this many seconds; it is then begun anew.
 pub(crate) const WATCH_SECONDS: u32 = 60;
 
 /// The two clients.
@@ -129,12 +129,12 @@ impl Kubernetes {
         Self { client, gate, metrics }
     }
 
-    /// What writes Events, by [`Kubernetes::publish`] only.
+    /// The writer of Events, for use by [`Kubernetes::publish`] only.
     pub(crate) fn recorder(&self, reporter: Reporter) -> Recorder {
         Recorder::new(self.client.clone(), reporter)
     }
 
-    /// The gate, for what is written elsewhere.
+    /// The gate, for writes that are made elsewhere.
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -206,7 +206,8 @@ impl Kubernetes {
             .await
     }
 
-    /// Applies the fields of `object`, and takes away those that this operator applied before and that are not in it.
+    /// Applies the fields of `object`, and removes those that this operator applied before and that are no longer in
+    /// it.
     pub(crate) async fn apply<K: Object>(&self, namespace: &str, name: &str, object: &Value) -> Result<K, Error> {
         let api = self.api::<K>(namespace);
         let params = PatchParams::apply(MANAGER).force();
@@ -227,8 +228,8 @@ impl Kubernetes {
             .await
     }
 
-    /// Changes fields of a status; a `resourceVersion` in the metadata must still be the object's. The rest of the object
-    /// need not be readable.
+    /// Changes fields of a status; a `resourceVersion` in the metadata must still be the object's. The rest of the
+    /// object need not be readable.
     pub(crate) async fn merge_status<K: Object>(
         &self,
         namespace: &str,
@@ -264,7 +265,7 @@ impl Kubernetes {
         }
     }
 
-    /// Publishes an Event about an object, or counts one more of the same.
+    /// Publishes an Event about an object, or counts a repetition of it.
     pub(crate) async fn publish(
         &self,
         recorder: &Recorder,

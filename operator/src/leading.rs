@@ -1,8 +1,8 @@
 //! One term of leadership: watches, stores and the two controllers, from winning the Lease to losing it.
 //!
 //! Invariants
-//! - No reconcile looks at a store that was not filled yet.
-//! - When the term ends, what is under way may go on reading for a second; the gate lets nothing be written.
+//! - No reconcile looks at a store that has not been filled yet.
+//! - When the term ends, what is under way may keep reading for a second; the gate lets no write through.
 //! - A controller, or another task of the term, that ends before the term does ends the process ([`Term::lost`]).
 
 mod housekeeping;
@@ -43,16 +43,17 @@ use crate::turn::{self, error_policy};
 use crate::watch::{Stores, UnreadableObjects, Watched, Watches};
 use crate::{hub, spoke};
 
-/// Spokes that wait to be reconciled because something around them changed; over it they wait for the next resync.
+/// Spokes that wait to be reconciled because something around them changed; beyond this many they wait for the next
+/// resync.
 const WAKE_QUEUE: usize = 16_384;
 
-/// Reconciles under way when a term ends are waited for this long.
+/// How long reconciles under way are waited for when a term ends.
 const LAST_RECONCILES: Duration = Duration::from_secs(1);
 
-/// Changes that come together are reconciled once.
+/// Changes within this time are reconciled together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// What is the process's, and the same in each of its terms.
+/// What belongs to the process, the same in each of its terms.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) options: Arc<Args>,
@@ -63,7 +64,7 @@ pub(crate) struct Process {
     pub(crate) admin: Admin,
 }
 
-/// A term that was begun.
+/// A term that has begun.
 #[derive(Debug)]
 pub(crate) struct Term {
     pub(crate) stop: CancellationToken,
@@ -154,7 +155,7 @@ impl Term {
         health.observe(None);
     }
 
-    /// Resolves with the first task that ended before the term; never when none does.
+    /// Resolves with the first task that ended before the term; never if none does.
     pub(crate) async fn lost(&self) -> Lost {
         self.supervisor.lost().await
     }
@@ -269,7 +270,7 @@ impl Triggers {
 pub(crate) fn stores(watches: &Watches) -> Stores {
     let triggers = Triggers::new(watches);
     let stores = triggers.stores();
-    // Streams that are dropped would say that no store is ever filled.
+    // Dropped streams would report that the stores are never filled.
     std::mem::forget(triggers);
     stores
 }

@@ -1,9 +1,9 @@
-//! Leader election: a Lease that one candidate holds, every write of it guarded by its resourceVersion.
+//! Leader election: a Lease that one candidate holds, with every write of it guarded by its resourceVersion.
 //!
 //! Invariants
-//! - A record is only ever replaced, never patched: of two candidates that saw the same version one gets 409.
-//! - Expiry is judged by this process's monotonic clock alone: a record that did not change for its duration has
-//!   expired. Times in the record are for people; clocks of two nodes are never compared.
+//! - A record is only ever replaced, never patched: of two candidates that saw the same version, one gets 409.
+//! - Expiry is judged by this process's monotonic clock alone: a record that has not changed for its duration has
+//!   expired. Times in the record are for people; the clocks of two nodes are never compared.
 //! - The holder trusts a renewal for two thirds of the duration, counted from before it was sent, so that its [`Gate`]
 //!   is shut well before another candidate takes over.
 
@@ -29,7 +29,7 @@ use crate::gate::Gate;
 use crate::health::{Health, LEASE};
 use crate::kubernetes::{Clients, WATCH_SECONDS};
 
-/// Shorter durations would lose the Lease to a pause of the scheduler.
+/// With a shorter duration, a pause of the scheduler would lose the Lease.
 const SHORTEST: Duration = Duration::from_secs(3);
 
 /// A candidate for leadership.
@@ -56,7 +56,7 @@ pub(crate) struct HeldLease {
 pub(crate) enum TermEnd {
     /// This process was asked to stop; it still holds the Lease.
     Stopped(Box<HeldLease>),
-    /// Another holds it, or it could not be renewed in time.
+    /// Another process holds it, or it could not be renewed in time.
     Lost,
 }
 
@@ -69,7 +69,7 @@ impl Candidate {
             api: api(&clients.requests),
             watch: api(&clients.watches),
             name: args.lease_name.clone(),
-            // A restarted container keeps its pod's name, and must not take its predecessor's writes for its own.
+            // A restarted container keeps its pod's name, and must not mistake its predecessor's writes for its own.
             identity: format!("{}-{:08x}", args.identity, fastrand::u32(..)),
             duration: args.lease_duration.max(SHORTEST),
             gate,
@@ -77,16 +77,16 @@ impl Candidate {
         }
     }
 
-    /// Stands by until the Lease is ours; `None` when asked to stop.
+    /// Stands by until the Lease is ours; `None` if asked to stop.
     pub(crate) async fn acquire(&mut self, stop: &CancellationToken) -> Option<HeldLease> {
         tracing::info!(operator.identity = self.identity, "standing by");
         let mut sight = Sight::default();
         let mut changes = self.changes();
-        // A process that was asked to stop must not take back what it just gave.
+        // A process that was asked to stop must not take back what it has just given up.
         while !stop.is_cancelled() {
             match self.try_acquire(&mut sight).await {
                 Ok(Some(held)) => {
-                    // Before anybody learns that we lead: a first write must not find the gate shut.
+                    // Before anybody learns that we lead: the first write must not find the gate shut.
                     self.gate.open_until(held.since + self.trust());
                     return Some(held);
                 }
@@ -100,14 +100,15 @@ impl Candidate {
             tokio::select! {
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep(jittered(self.interval())) => {}
-                // A Lease that is given back is taken at once.
+                // A Lease that was given back is taken at once.
                 () = freed(&mut changes, &self.health) => {}
             }
         }
         None
     }
 
-    /// Renews until the Lease is lost or `stop`; the gate is open meanwhile. Dropping it leaves the gate to its deadline.
+    /// Renews until the Lease is lost or `stop` is cancelled; the gate is open meanwhile. Dropping the future leaves
+    /// the gate open until its deadline.
     pub(crate) async fn hold(&mut self, held: HeldLease, stop: &CancellationToken) -> TermEnd {
         tracing::info!(operator.identity = self.identity, "leading");
         self.health.set_leads(true);
@@ -175,7 +176,7 @@ impl Candidate {
         let wanted = record::renewed(held.lease.clone());
         match self.api.replace(&self.name, &PostParams::default(), &wanted).await {
             Ok(lease) => Ok(HeldLease { lease, since }),
-            // Either another took it, or our own earlier renewal arrived and its answer did not.
+            // Either another process took it, or our own earlier renewal arrived and its answer did not.
             Err(error) if status(&error) == Some(409) => match self.api.get(&self.name).await {
                 Ok(lease) if record::holder(&lease) == Some(&self.identity) => Ok(HeldLease {
                     lease,
@@ -184,13 +185,13 @@ impl Candidate {
                 Ok(_) => Err(None),
                 Err(error) => Err(Some(error)),
             },
-            // Somebody deleted it: whoever makes it anew leads.
+            // Somebody deleted it: the process that creates it anew leads.
             Err(error) if status(&error) == Some(404) => Err(None),
             Err(error) => Err(Some(error)),
         }
     }
 
-    /// One look, and one try where the Lease is free. `Err(None)`: no answer in time.
+    /// Looks once, and tries once if the Lease is free. `Err(None)`: no answer in time.
     async fn try_acquire(&self, sight: &mut Sight) -> Result<Option<HeldLease>, Option<kube::Error>> {
         let since = Instant::now();
         let attempt = async {
@@ -219,7 +220,7 @@ impl Candidate {
         Ok((record::holder(&lease) == Some(&self.identity)).then_some(HeldLease { lease, since }))
     }
 
-    /// Renewals come seven times in the duration.
+    /// How often the Lease is renewed: seven times per duration.
     fn interval(&self) -> Duration {
         self.duration / 7
     }
@@ -254,7 +255,7 @@ async fn freed(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<L
     }
 }
 
-/// Listens to our own renewals: their silence would show that watches are dead. Never ends.
+/// Listens to our own renewals: silence would show that watches are dead. Never returns.
 async fn watched(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<Lease>>>, health: &Health) {
     while let Some(change) = changes.next().await {
         if change.is_ok() {

@@ -57,17 +57,17 @@ use crate::lease::{Candidate, HeldLease, TermEnd};
 use crate::metrics::Metrics;
 pub use crate::start::StartError;
 
-/// What ended writes are waited for before the Lease is given back; a write takes 10 s at most.
+/// How long ended writes are waited for before the Lease is given back; a single write takes 10 s at most.
 const LAST_WRITES: Duration = Duration::from_secs(10);
 
-/// Tasks of the process are waited for this long.
+/// How long the tasks of the process are waited for.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
 /// Runs until `stop`: stands by, leads, and stands by again when the Lease is lost.
 ///
 /// # Errors
-/// [`StartError`]: only what cannot mend itself. An API server that is away at start is waited for; a part of the
-/// operator that was lost is not.
+/// [`StartError`], and only for what cannot recover by itself. If the API server is away at start, this waits for it;
+/// if a part of the operator is lost, it does not.
 pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> {
     let registry = prometheus::Registry::new();
     let process = Process {
@@ -99,7 +99,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
     }
 }
 
-/// Stands by and leads in turn, until the process is asked to stop, or has lost a part of itself, which is an error.
+/// Stands by and leads in turn, until the process is asked to stop or has lost a part of itself, which is an error.
 async fn lead(process: &Process, supervisor: &Supervisor) -> Option<Lost> {
     let gate = &process.gate;
     let mut candidate = Candidate::new(
@@ -126,8 +126,8 @@ async fn lead(process: &Process, supervisor: &Supervisor) -> Option<Lost> {
     }
 }
 
-/// One term: until the Lease is lost, until the process is asked to stop, or until the term or the process has lost a
-/// part: then the Lease is still held, and is given back.
+/// One term: until the Lease is lost, the process is asked to stop, or the term or the process has lost a part. In the
+/// last two cases the Lease is still held, and is given back.
 async fn hold(candidate: &mut Candidate, held: HeldLease, process: &Process, supervisor: &Supervisor) -> Option<Lost> {
     let term = leading::start(process);
     let any_lost = async {
@@ -152,7 +152,7 @@ async fn hold(candidate: &mut Candidate, held: HeldLease, process: &Process, sup
     lost
 }
 
-/// Waits for a task that ends once `ending` is cancelled, as it is when something is lost before.
+/// Waits for a task that ends once `ending` is cancelled; losing a part before that cancels it too.
 async fn until_lost<T>(
     task: impl Future<Output = T>,
     lost: impl Future<Output = Lost>,

@@ -14,7 +14,7 @@ fn main() -> anyhow::Result<()> {
         .ok()
         .context("a TLS provider is there already")?;
     log(&args)?;
-    // Two threads are enough for reading what changes; more would each hold memory of their own.
+    // Two threads are enough to read changes; each further one would hold memory of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -31,7 +31,7 @@ fn main() -> anyhow::Result<()> {
         stop.cancel();
         tokio::select! {
             result = &mut run => result.context("the operator ended"),
-            // A second signal does not wait for what is under way.
+            // A second signal ends the process without waiting for what is under way.
             signal = terminated() => signal,
         }
     })

@@ -1,8 +1,8 @@
 //! The management port: `/metrics`, `/livez`, `/readyz`.
 //!
-//! A standby is as ready as the leader: both must be able to take over. Not ready is who cannot reach the API server,
-//! whose watches are silent although the Lease is renewed, who leads and does not know what there is, and who has lost a
-//! part of itself.
+//! A standby is as ready as the leader: both must be able to take over. A process is not ready if it cannot reach the
+//! API server, if its watches are silent although the Lease is renewed, if it leads without knowing what there is, or
+//! if it has lost a part of itself.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::start::StartError;
 /// The Lease changes every 2 s or so; a watch that shows nothing for this long is dead.
 const SILENT: Duration = Duration::from_secs(90);
 
-/// A leader lists what there is within seconds; one that has not after this long reconciles nothing.
+/// A leader lists what there is within seconds; one that takes longer than this reconciles nothing.
 const BLIND: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -33,7 +33,7 @@ struct Parts {
     health: Arc<Health>,
 }
 
-/// Binds the port and serves it until the process ends; one that is not looked after any more is lost.
+/// Binds the port and serves it until the process ends; a port that is no longer served counts as lost.
 pub(crate) async fn start(
     listen: SocketAddr,
     registry: &Registry,

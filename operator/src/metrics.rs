@@ -112,7 +112,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Brings up to date what is only looked at when somebody asks.
+    /// Updates metrics that are computed only when they are scraped.
     pub(crate) fn refresh(&self, health: &Health) {
         self.leader.set(health.leads().into());
         self.api_reachable.set(health.is_reachable().into());
@@ -135,7 +135,7 @@ impl Metrics {
         }
     }
 
-    /// Brings the series of each Hub up to date; those of other Hubs go.
+    /// Updates the series of each Hub and removes those of Hubs that are gone.
     pub fn show_hubs(&self, hubs: &[Arc<Hub>]) {
         for state in HubState::ALL {
             let number = hubs.iter().filter(|hub| HubState::of(hub) == state).count();
@@ -144,7 +144,7 @@ impl Metrics {
         self.each.refresh(hubs);
     }
 
-    /// Every label value of a closed set is there from the start, so that a rate has something to begin from.
+    /// Every label value of a closed set exists from the start, so that a rate has something to start from.
     fn begin_at_zero(&self) {
         for kind in ["Hub", "Spoke"] {
             for result in ["ok", "invalid", "error"] {

@@ -16,13 +16,13 @@ pub(crate) const APPLIED: &str = "alkhub.dev/applied";
 /// On the objects of a revision and on its pods: the revision's name.
 pub(crate) const REVISION: &str = "alkhub.dev/revision";
 
-/// On pods that an autoscaler counts: all of the Hub's but those that are to go.
+/// On pods that an autoscaler counts: all of the Hub's pods except those that are to go.
 pub(crate) const SERVING: (&str, &str) = ("alkhub.dev/serving", "true");
 
-/// On a pod: for how many seconds it is waited for when it is to go.
+/// On a pod: for how many seconds it is waited for once it is to go.
 pub(crate) const DRAIN_SECONDS: &str = "alkhub.dev/drain-seconds";
 
-/// On a pod that is to go: that its ReplicaSet's controller takes it before the others. Kubernetes' own name.
+/// On a pod that is to go: makes its ReplicaSet's controller choose it before the others. Kubernetes' own name.
 pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// On a Secret that outlives its Hub: the uid of the Hub that uses it.
@@ -116,7 +116,7 @@ impl ObjectNames {
     /// The schema in Postgres: `alk_{namespace}_{hub}`, with a digest where that is too long or not unique.
     pub(crate) fn schema(&self) -> String {
         let plain = format!("alk_{}_{}", self.namespace, self.hub);
-        // `-` becomes `_`, so that `a-b` in `c` and `c` … could meet: any `-` brings the digest in.
+        // `-` becomes `_`, so different names could end up the same: any `-` therefore adds the digest.
         if plain.len() <= 63 && !plain.contains('-') {
             return plain;
         }
@@ -125,7 +125,7 @@ impl ObjectNames {
         format!("{readable}_{}", &digest[..12])
     }
 
-    /// Whether an object with these labels is of a part of this Hub, or of one of its name.
+    /// Whether an object with these labels is a part of this Hub, or of another Hub of the same name.
     pub(crate) fn has(&self, labels: &BTreeMap<String, String>, part: Part) -> bool {
         labels.get(INSTANCE) == Some(&self.hub) && part.is_of(labels)
     }
@@ -149,7 +149,7 @@ impl ObjectNames {
         labels(&self.hub, part.as_str())
     }
 
-    /// Metadata of an object that goes with the Hub.
+    /// Metadata of an object that is deleted with the Hub.
     pub(crate) fn meta(&self, name: String, part: Part) -> ObjectMeta {
         ObjectMeta {
             name: Some(name),
@@ -161,14 +161,14 @@ impl ObjectNames {
     }
 }
 
-/// Whether somebody wants a pod to be empty, and to stay.
+/// Whether somebody wants a pod to be emptied but kept.
 pub(crate) fn is_drain_requested(pod: &Pod) -> bool {
     pod.annotations()
         .get(DRAIN_REQUESTED)
         .is_some_and(|value| value != "false")
 }
 
-/// The labels of an object that is `component` of a Hub, or of one of its Spokes.
+/// The labels of an object that is the `component` of a Hub or of one of its Spokes.
 pub(crate) fn labels(hub: &str, component: &str) -> BTreeMap<String, String> {
     let mut labels = selector(hub, component);
     labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
@@ -186,7 +186,7 @@ fn selector(hub: &str, component: &str) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// An owner whose end is the end of what it owns.
+/// A reference to an owner; what it owns is deleted with it.
 pub(crate) fn owner<K: Resource<DynamicType = ()>>(name: &str, uid: &str) -> OwnerReference {
     OwnerReference {
         api_version: K::api_version(&()).into_owned(),
@@ -206,7 +206,7 @@ pub(crate) fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
         .any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
-/// Whether an object belongs to the Hub with this uid: owned by it, or kept for it beyond its end.
+/// Whether an object belongs to the Hub with this uid: it is owned by it, or kept for it beyond its end.
 pub(crate) fn is_kept_for(meta: &ObjectMeta, uid: &str) -> bool {
     let kept = meta
         .annotations

@@ -1,4 +1,4 @@
-//! Reasons of conditions that more than one verdict gives, or that another one is judged by.
+//! Reasons of conditions that several verdicts give, or that other verdicts depend on.
 
 /// The hub's admin API did not answer.
 pub(crate) const HUB_UNREACHABLE: &str = "HubUnreachable";

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - A generated Secret is created, never applied: when two writers race, one gets 409 and reads what the other made.
-//! - Of a user's Secret a digest and the server's address are kept for a minute, never the content.
+//! - Of a user's Secret only a digest and the server's address are kept, for a minute, never the content.
 
 pub(crate) mod generated;
 pub(crate) mod server_address;
@@ -24,14 +24,14 @@ use crate::error::Error;
 use crate::kubernetes::Kubernetes;
 use crate::names::digest;
 
-/// A changed Secret of a user's is seen after this long at the latest.
+/// A change in a user's Secret is seen after this long at the latest.
 const TRUSTED: Duration = Duration::from_secs(60);
 
-/// A change is carried out when nothing more has changed for this long: two Secrets that are changed together reach the
-/// pods together.
+/// A change is carried out once nothing else has changed for this long, so that two Secrets that are changed together
+/// reach the pods together.
 pub(crate) const SETTLED: Duration = Duration::from_secs(3);
 
-/// What is known of a value is forgotten when nobody has asked for this long.
+/// What is known of a value is forgotten when it has not been asked for in this long.
 const KEPT: Duration = Duration::from_secs(600);
 
 /// A key of a Secret with its default filled in.
@@ -60,7 +60,7 @@ pub(crate) struct Fact {
     pub(crate) digest: String,
     /// Where the server is, or what is wrong with the value; `None` for certificates.
     pub(crate) server: Result<Option<ServerAddress>, String>,
-    /// Whether it is a URL of a Redis in the clear.
+    /// Whether it is a Redis URL without TLS.
     pub(crate) is_clear: bool,
 }
 
@@ -71,16 +71,16 @@ pub(crate) struct Facts(Mutex<HashMap<(Location, SecretFormat), Known>>);
 #[derive(Clone, Debug)]
 struct Known {
     at: Instant,
-    /// `None`: there is no such Secret or no such key in it.
+    /// `None`: the Secret does not exist, or lacks the key.
     fact: Option<Fact>,
-    /// When it was seen to be another than before.
+    /// When it was seen to have changed.
     changed: Option<Instant>,
 }
 
 // === impl Location ===
 
 impl Location {
-    /// The place that a reference of a Hub names.
+    /// The place that a reference in a Hub names.
     pub(crate) fn of(namespace: &str, reference: &SecretKey, default_key: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
@@ -93,7 +93,7 @@ impl Location {
 // === impl Fact ===
 
 impl Fact {
-    /// Reads a value as the hub will: by the parser that the hub uses.
+    /// Reads a value as the hub will, with the hub's own parser.
     pub(crate) fn of(value: &[u8], format: SecretFormat, namespace: &str) -> Self {
         let text = std::str::from_utf8(value).map(str::trim);
         let address = |parse: fn(&str) -> Result<Address, InvalidUrl>| {
@@ -117,12 +117,12 @@ impl Fact {
     }
 }
 
-/// Whether there is a certificate that TLS can trust, and none that cannot be read.
+/// Checks that there is a certificate that TLS can trust, and none that cannot be read.
 fn authorities(pem: &[u8]) -> Result<(), String> {
     let mut trusted = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|_| "it holds something that is no PEM".to_owned())?;
-        // One that this software cannot use is passed over, as by the hub, as long as there is another.
+        // A certificate that this software cannot use is skipped, as the hub does, as long as there is another.
         let _ = trusted.add(certificate);
     }
     if trusted.is_empty() {
@@ -134,7 +134,7 @@ fn authorities(pem: &[u8]) -> Result<(), String> {
 // === impl Facts ===
 
 impl Facts {
-    /// What is known of a value; `None`: there is no such Secret or no such key in it.
+    /// What is known of a value; `None`: the Secret does not exist, or lacks the key.
     pub(crate) async fn read(
         &self,
         kubernetes: &Kubernetes,
@@ -149,8 +149,8 @@ impl Facts {
         }
     }
 
-    /// What is known of values that belong together, and whether they are still changing: when one is seen to have
-    /// changed, the others are read again too, and until nothing more changes.
+    /// What is known of values that belong together, and whether they are still changing: once one is seen to have
+    /// changed, the others are read again too, until nothing changes any more.
     pub(crate) async fn read_all<const N: usize>(
         &self,
         kubernetes: &Kubernetes,

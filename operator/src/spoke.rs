@@ -1,12 +1,12 @@
 //! Makes the cluster and the hub match one Spoke; running it twice changes nothing.
 //!
-//! 1. A Spoke that is being deleted is retired: ended at the hub, then let go ([`retire`]).
+//! 1. A Spoke that is being deleted is retired: ended at the hub, then released ([`retire`]).
 //! 2. `observe` reads caches only.
-//! 3. `validate` decides, purely: wait, refuse, or a declaration.
-//! 4. `register` puts the finalizer, mints the key into a Secret once, and declares the spoke at the hub; it does
-//!    nothing while the digest of the last declaration is the same and the hub reports that declaration and that key.
+//! 3. `validate` decides, purely: to wait, to refuse, or to declare.
+//! 4. `register` adds the finalizer, mints the key into a Secret once, and declares the spoke at the hub; it does
+//!    nothing while the digest of the last declaration is unchanged and the hub reports that declaration and that key.
 //! 5. `unnamed` removes the Secret that the Spoke named before.
-//! 6. `status` says what came of it and what the hub reports, when it changed.
+//! 6. `status` reports the result and what the hub reports, when it has changed.
 
 mod observe;
 mod register;
@@ -30,10 +30,10 @@ use crate::kubernetes::Going as _;
 use crate::reason::INVALID_SPEC;
 use crate::turn::Reconciled;
 
-/// What no watch shows is looked at again after this long.
+/// How often things that no watch shows are looked at again.
 const RESYNC: Duration = Duration::from_secs(300);
 
-/// See the module.
+/// Reconciles one Spoke, as the module says.
 pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Reconciled, Error> {
     let hub = ctx.stores.hub_of(&spoke);
     if hub.is_some_and(|hub| kept_by_other(&ctx.options, &hub).is_some()) {
@@ -47,7 +47,7 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Re
             .has_hub(&spoke.namespace().unwrap_or_default(), &spoke.spec.hub_ref.name)
     };
     if ctx.stores.hub_of(&spoke).is_none() && !spoke.meta_is_going() && is_of_unreadable() {
-        // The Hub is there, and nobody can tell how it is: what was last known stays.
+        // The Hub exists, but its state cannot be told: what was last known stays.
         return Ok(Reconciled::Valid(RESYNC));
     }
     let ended = if spoke.meta_is_going() {
@@ -56,7 +56,7 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Re
         keep(&ctx, &spoke).await
     };
     if let Err(Error::Busy(_)) = &ended {
-        // What the others of its Hub wait for is not this one's failure.
+        // A wait that all Spokes of the Hub share is not a failure of this one.
         return Ok(Reconciled::Valid(ctx.options.poll_interval));
     }
     if let Err(error) = &ended
@@ -68,7 +68,7 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Re
     ended
 }
 
-/// A reconcile ended by a fault of the operator's: the conditions say so.
+/// Called when a fault of the operator ended a reconcile: the conditions say so.
 pub(crate) async fn panicked(spoke: Arc<Spoke>, ctx: Arc<Context>, error: Error) -> Result<(), Error> {
     let hub = ctx.stores.hub_of(&spoke);
     if hub.is_some_and(|hub| kept_by_other(&ctx.options, &hub).is_some()) {
@@ -77,7 +77,7 @@ pub(crate) async fn panicked(spoke: Arc<Spoke>, ctx: Arc<Context>, error: Error)
     status::failed(&ctx, &spoke, &observe::observe(&ctx, &spoke), &error.chain()).await
 }
 
-/// Whether a condition says it already, in its own words.
+/// Whether a condition already reports it, in its own words.
 fn is_shown_already(error: &Error) -> bool {
     matches!(error, Error::Hub(_) | Error::Taken { .. })
 }
@@ -86,7 +86,7 @@ async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, Error> {
     let observed = observe::observe(ctx, spoke);
     let declaration = match validate::validate(spoke, &observed) {
         Course::Declare(declaration) => declaration,
-        // A new operator has not asked yet: what the last one found still holds.
+        // A new operator has not asked yet: what the previous one found still holds.
         Course::Wait(Waiting::HubNotAsked) if spoke.status.is_some() => return Ok(Reconciled::Valid(RESYNC)),
         Course::Wait(reason) => {
             status::waiting(ctx, spoke, &observed, reason).await?;

@@ -1,8 +1,9 @@
-//! One reconcile with what goes around each: stores that are filled, metrics, back-off, and a net under it.
+//! One reconcile with everything around it: waiting for filled stores, metrics, back-off, and catching panics.
 //!
 //! Invariants
-//! - A fault in one object's reconcile is that object's: a panic is an error like any other, counted, shown and tried
-//!   again. It would end the stream of the controller, and with it the reconciles of all others.
+//! - A fault in one object's reconcile affects that object only: a panic becomes an error like any other, counted,
+//!   shown and tried again. Uncaught, it would end the controller's stream, and with it the reconciles of all other
+//!   objects.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -20,7 +21,7 @@ use crate::error::{Cure, Error, chain};
 use crate::kubernetes::Object;
 use crate::names::digest;
 
-/// A write that found the gate shut is tried again after this long, should the term go on.
+/// A write that found the gate shut is tried again after this long, in case the term goes on.
 const SHUT: Duration = Duration::from_secs(1);
 
 /// How a reconcile ended, and when it is to be looked at again.
@@ -28,11 +29,11 @@ const SHUT: Duration = Duration::from_secs(1);
 pub(crate) enum Reconciled {
     /// As wanted, or on the way there.
     Valid(Duration),
-    /// Only a person can go on; a change of what they see wakes it earlier.
+    /// Only a person can go on; a change to what they edit wakes it earlier.
     Invalid(Duration),
 }
 
-/// One reconcile; `panicked` shows a fault of the operator's in the object's conditions.
+/// Runs one reconcile; `panicked` shows a fault of the operator's in the object's conditions.
 pub(crate) async fn run<K, F, G>(
     object: Arc<K>,
     context: Arc<Context>,
@@ -78,7 +79,8 @@ where
     action
 }
 
-/// Runs a task; a panic in it is an error. Its words are in the log alone, for they may hold what a condition must not.
+/// Runs a task; a panic in it becomes an error. Its message goes only to the log, since it may hold what a condition
+/// must not.
 async fn caught<T>(task: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(task).catch_unwind().await.unwrap_or_else(|panic| {
         let words = text(&*panic);
@@ -97,12 +99,12 @@ fn text(panic: &(dyn Any + Send)) -> &str {
 /// How long an object waits after a failure.
 pub(crate) fn error_policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.cure() == Cure::Leader {
-        // Either the term is over, and nothing is run again, or a renewal was late and the gate opens again.
+        // Either the term is over and nothing runs again, or a renewal was late and the gate will open again.
         return Action::requeue(jittered(SHUT));
     }
     let delay = context.failures.failed(&object.uid().unwrap_or_default());
     let delay = match context.polls.of(&object.uid().unwrap_or_default()) {
-        // A Hub that has pods is looked at in each interval, however often something of it cannot be applied.
+        // A Hub that has pods is looked at once per interval, however often applying it fails.
         Some(poll) if poll.key.is_some() => delay.min(jittered(context.options.poll_interval)),
         _ => delay,
     };

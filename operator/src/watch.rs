@@ -1,9 +1,9 @@
 //! Watches of one term of leadership: what they bring is kept in stores and triggers reconciles.
 //!
 //! Invariants
-//! - One malformed Hub or Spoke is counted, logged and passed over; the others are not held up, and when it goes, it goes
-//!   from the store by its name.
-//! - A store is read only after it was filled once; while a watch begins anew it keeps what it had.
+//! - One malformed Hub or Spoke is counted, logged and skipped; it does not hold up the others, and when it is deleted,
+//!   it is removed from the store by its name.
+//! - A store is read only after it was filled once; while a watch begins anew, it keeps what it had.
 //! - `managedFields` are dropped, and of Secrets only the metadata is kept: no key stays in memory.
 
 mod read;
@@ -33,8 +33,8 @@ use crate::kubernetes::{Object, WATCH_SECONDS};
 use crate::metrics::Metrics;
 use crate::names::MANAGED_BY;
 
-/// A kind of ours may be missing: its definition was deleted, and is applied again any moment. The other watches end
-/// with the API server, which is given more time.
+/// A kind of ours may be missing because its definition was deleted and will be applied again any moment. The other
+/// watches fail only with the API server, which is given more time.
 const MISSING: Duration = Duration::from_secs(3);
 const BROKEN: Duration = Duration::from_secs(30);
 
@@ -58,7 +58,7 @@ where
 {
     pub(crate) store: Store<K>,
     pub(crate) touched: Touched<K>,
-    /// Becomes true when the store was filled once. Not the store's own `wait_until_ready`: in kube 5.0 that wakes
+    /// Becomes true once the store was filled. This is not the store's own `wait_until_ready`: in kube 5.0 that wakes
     /// only the last of several waiters, and a reconcile that was not the last would wait for ever.
     pub(crate) filled: watch::Receiver<bool>,
 }
@@ -97,7 +97,7 @@ impl Backoff for Waits {
 // === impl Watches ===
 
 impl Watches {
-    /// Watches our own kind; an object that cannot be read is passed over.
+    /// Watches one of our own kinds; an object that cannot be read is skipped.
     pub(crate) fn resources<K: Object + Lookup<DynamicType = ()> + Default>(&self) -> Watched<K> {
         let events = events_of(self.api::<Read<K>>(), config());
         let (metrics, unreadable) = (Arc::clone(&self.metrics), Arc::clone(&self.unreadable));
@@ -108,7 +108,7 @@ impl Watches {
         self.keep(readable, MISSING)
     }
 
-    /// Watches what this operator makes, of one kind.
+    /// Watches one kind of the objects that this operator makes.
     pub(crate) fn children<K: Object + Lookup<DynamicType = ()>>(&self) -> Watched<K> {
         self.keep(
             events_of(
@@ -148,7 +148,7 @@ impl Watches {
     }
 }
 
-/// Keeps what a watch brings in a store; one that broke is begun anew after `longest` at the latest.
+/// Keeps what a watch brings in a store; a broken watch is begun anew after `longest` at the latest.
 fn keep<K>(
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,

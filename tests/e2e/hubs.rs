@@ -92,7 +92,7 @@ async fn call_each(world: &World, pods: &[String]) -> Result<usize> {
     Ok(routed)
 }
 
-/// Subscribed on one pod, published on another.
+/// Subscribes on one pod and publishes on another.
 pub(crate) async fn an_event_crosses_pods(world: &mut World) -> Result<()> {
     let pods = ready_pods(&world.kube, DEMO, "demo").await?;
     let key = admin_key(&world.kube, DEMO, "demo").await?;
@@ -114,14 +114,14 @@ pub(crate) async fn an_event_crosses_pods(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// The scale subresource, up and down, as a person writes it and as the operator does.
+/// The scale subresource, up and down, as a person uses it and as the operator does.
 pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let bounds = json!({ "spec": { "autoscaling": { "min": 1, "max": 3, "connectionsPerPod": 1_000 } } });
     let none = json!({ "spec": { "autoscaling": null } });
     for wanted in [4_usize, 3, 2] {
         if wanted == 3 {
-            // Bounds hold whatever the load is.
+            // The bounds hold whatever the load is.
             autoscale(&kube, &bounds).await?;
         } else {
             autoscale(&kube, &none).await?;
@@ -178,7 +178,7 @@ async fn autoscale(kube: &Kube, fields: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Waits until pods that were told to end are gone, for until then they keep their sockets.
+/// Waits until pods that were told to end are gone, since they keep their sockets until then.
 pub(crate) async fn none_is_leaving(kube: &Kube) {
     let selector = "app.kubernetes.io/component=hub,app.kubernetes.io/instance=demo";
     until_within("no pod is leaving", Duration::from_secs(120), || async {
@@ -245,7 +245,7 @@ pub(crate) async fn kubectl_get_shows_what_is_there(world: &mut World) -> Result
     Ok(())
 }
 
-/// Resident memory as the processes report it of themselves, and the sizes of the images. Sizes are not noise.
+/// Resident memory as the processes report it themselves, and the sizes of the images. The sizes are exact.
 pub(crate) async fn an_idle_hub_and_an_idle_operator_are_small(world: &mut World) -> Result<()> {
     const MIB: f64 = 1024.0 * 1024.0;
     let hub = ready_pods(&world.kube, DEMO, "demo").await?.remove(0);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::say;
 use crate::world::{DEMO, SYSTEM, Spoke, World};
 
-/// What the README promises, as a person would do it; the clock runs from the first `helm install`.
+/// What the README promises, done as a person would do it; the clock runs from the first `helm install`.
 pub(crate) async fn helm_install_and_two_manifests_lead_to_a_routed_call(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let start = Instant::now();

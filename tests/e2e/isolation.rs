@@ -19,7 +19,7 @@ use crate::hubs::{PORT, admin_key, ready_pods};
 use crate::say;
 use crate::world::{Spoke, World};
 
-/// The servers that both Hubs are given, in a namespace of their own.
+/// The servers that both Hubs use, in a namespace of their own.
 const SERVERS: &str = include_str!("servers.yaml");
 const NAMESPACES: [&str; 2] = ["team-a", "team-b"];
 const REDIS: &str = "redis://:secret@redis.shared.svc:6379";
@@ -52,7 +52,7 @@ async fn ready(world: &World, namespace: &str, name: &str) {
         .await;
 }
 
-/// One Hub with two pods, and what its users hold.
+/// One Hub with two pods, and what its users have.
 struct Team {
     namespace: &'static str,
     key: String,
@@ -90,7 +90,7 @@ impl Team {
         })
     }
 
-    /// Everything that goes over Redis: a registration and calls across pods, an event, a revoked key.
+    /// Everything that goes through Redis: a registration and calls across pods, an event, a revoked key.
     async fn work(&self) -> Result<()> {
         let [here, there] = [0, 1].map(|pod| Http::new(&self.pods[pod].url, &self.key));
         let mut peer = Peer::connect(&self.pods[0].url, &self.key).await?;
@@ -155,7 +155,7 @@ impl Team {
     }
 }
 
-/// Every channel on which something was published, and how often, until it is dropped.
+/// Every channel on which something was published, with the number of messages, until it is dropped.
 struct Listener {
     heard: Arc<Mutex<BTreeMap<String, usize>>>,
     listening: AbortHandle,
@@ -191,7 +191,7 @@ impl Drop for Listener {
     }
 }
 
-/// A listener to everything in Redis hears each Hub under its own prefix only, and Postgres has a schema for each.
+/// A listener to everything in Redis hears each Hub only under its own prefix, and Postgres has a schema for each.
 pub(crate) async fn two_namespaces_share_a_redis_and_a_postgres_and_nothing_else(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     kube.kubectl(&["create", "namespace", "shared"]).await?;
@@ -209,7 +209,7 @@ pub(crate) async fn two_namespaces_share_a_redis_and_a_postgres_and_nothing_else
     let [a, b] = NAMESPACES;
     let mut teams = [Team::new(&kube, a).await?, Team::new(&kube, b).await?];
 
-    // The second one works first, so that the first one's reader would get its events before its own.
+    // The second one works first: if the first one's reader got its events, they would come before its own.
     teams[1].work().await?;
     teams[0].work().await?;
 
@@ -242,7 +242,7 @@ pub(crate) async fn two_namespaces_share_a_redis_and_a_postgres_and_nothing_else
     schemas_are_apart(&kube).await
 }
 
-/// Waits until all kinds of messages were heard under a prefix. What pods say to each other goes from pod to pod.
+/// Waits until all kinds of messages were heard under a prefix. Messages between pods go over their own links.
 async fn hears_all_of(listener: &Listener, prefix: &str) {
     const KINDS: [&str; 3] = ["events:job:1", "directory:changes", "keys:changes"];
     until(&format!("each kind of message under {prefix}"), || async {
@@ -269,7 +269,7 @@ async fn schemas_are_apart(kube: &Kube) -> Result<()> {
     let exec = [&["exec", "-n", "shared", "postgres-0", "--"][..], &psql].concat();
     let found = kube.kubectl(&exec).await?;
     let schemas: Vec<&str> = found.lines().collect();
-    // A name with `-` gets a digest, so that no two Hubs can meet in one schema.
+    // A name with `-` gets a digest, so that no two Hubs can end up in one schema.
     ensure!(
         schemas.len() == 2 && schemas[0].starts_with("alk_team_a_main") && schemas[1].starts_with("alk_team_b_main"),
         "schemas with tables: {schemas:?}"
@@ -281,7 +281,7 @@ async fn schemas_are_apart(kube: &Kube) -> Result<()> {
     Ok(())
 }
 
-/// Redis goes and comes back empty; the Hubs on it say so and mend themselves.
+/// Redis goes away and comes back empty; the Hubs on it report that and recover by themselves.
 pub(crate) async fn a_lost_redis_degrades_every_hub_on_it_until_it_is_back(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let scale = async |replicas: &str| {
@@ -307,7 +307,7 @@ fn message(hub: &Value, kind: &str) -> String {
     of_kind.next().map_or_else(String::new, |c| c["message"].to_string())
 }
 
-/// Waits for the condition and gives its message.
+/// Waits for the condition and returns its message.
 async fn degraded(kube: &Kube, namespace: &str, wanted: &str) -> String {
     kube.wait(
         &format!("{namespace}/main is Degraded={wanted}"),

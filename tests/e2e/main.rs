@@ -1,8 +1,8 @@
 //! End to end, on a real Kubernetes: from `helm install` to a routed call, and what follows.
 //!
-//! The steps build on each other and run in order in one cluster, the one that `ALKHUB_TEST_KUBECONFIG` names
-//! (`make e2e` boots one; docs/TESTING.md). Without it every step is counted as skipped, and fails where `CI` is set.
-//! Hubs run in pods of their own, from the images that `make images` built; none runs in this process.
+//! The steps build on each other and run in order in one cluster, the one that `ALKHUB_TEST_KUBECONFIG` names (`make
+//! e2e` boots one; docs/TESTING.md). Without it, every step counts as skipped, and fails if `CI` is set. Hubs run in
+//! pods of their own, from the images that `make images` built; none runs in this process.
 
 mod hubs;
 mod install;
@@ -34,7 +34,7 @@ macro_rules! steps {
     };
 }
 
-/// The steps in their order; each name is a sentence that is true when it passes.
+/// The steps in order; each name is a sentence that is true when the step passes.
 const STEPS: &[(&str, Step)] = &steps![
     install::helm_install_and_two_manifests_lead_to_a_routed_call,
     install::the_charts_own_test_passes,
@@ -129,13 +129,13 @@ async fn run(world: &mut World, only: &[String]) -> ExitCode {
         let failure = format!("{name} ... FAILED after {seconds:.1} s: {why}");
         say(&failure);
         if failures.is_empty() {
-            // Now, for later steps take away what would be seen.
+            // Now, since later steps would remove what is to be seen.
             world.dump().await;
         }
         failures.push(failure);
     }
     if !failures.is_empty() {
-        // Once more: of a long log, the end is what is read.
+        // Repeated, since people read the end of a long log.
         say(&format!("--- what failed\n{}", failures.join("\n")));
     }
     say(&format!(
@@ -149,7 +149,7 @@ async fn run(world: &mut World, only: &[String]) -> ExitCode {
     }
 }
 
-/// What a step that panicked said.
+/// The message of a step that panicked.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
     let said = panic.downcast_ref::<String>().map(String::as_str);
     let said = said.or_else(|| panic.downcast_ref::<&str>().copied());

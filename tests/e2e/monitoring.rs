@@ -1,6 +1,6 @@
-//! The chart's monitors, rules and dashboard, as a user of the Prometheus operator installs them: it reads the objects
-//! and writes the configuration, and a real Prometheus scrapes real pods by it. Nothing here has a configuration of its
-//! own.
+//! The chart's monitors, rules and dashboard, installed as a user of the Prometheus operator does: the operator reads
+//! the objects and writes the configuration, with which a real Prometheus scrapes real pods. There is no configuration
+//! of the test's own.
 
 pub(crate) mod alerts;
 mod stack;
@@ -19,7 +19,7 @@ use crate::hubs::{MANAGEMENT_PORT, OPERATOR_PORT, PORT, admin_key, operator_pod,
 use crate::say;
 use crate::world::{DEMO, SYSTEM, World};
 
-/// What a person asks first; each must have an answer.
+/// The first questions of a person; each must have an answer.
 const QUESTIONS: &[(&str, &str)] = &[
     ("calls", "sum(alkhub_calls_total{code=\"OK\"})"),
     ("connections", "sum(alkhub_connections)"),
@@ -126,7 +126,7 @@ pub(crate) async fn prometheus_scrapes_what_the_charts_monitors_name(world: &mut
     Ok(())
 }
 
-/// Gives one pod something to count, for those that counted before may be gone.
+/// Gives one pod something to count, since those that counted before may be gone.
 async fn call_and_publish(world: &World, pod: &str) -> Result<()> {
     let reach = Reach::pod(&world.kube, DEMO, pod, PORT).await?;
     let http = Http::new(&reach.url, admin_key(&world.kube, DEMO, "demo").await?);
@@ -137,7 +137,7 @@ async fn call_and_publish(world: &World, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every panel of the dashboard that the chart installs shows something, for one Hub as for all.
+/// Every panel of the dashboard that the chart installs shows something, both for one Hub and for all.
 pub(crate) async fn every_query_of_the_installed_dashboard_answers(world: &mut World) -> Result<()> {
     let object = world.kube.get(SYSTEM, &["configmap", "alkhub-dashboard"]).await?;
     ensure!(
@@ -180,7 +180,7 @@ fn collect(panels: &Value, queries: &mut Vec<String>) {
     }
 }
 
-/// What a pod exposes is clean by the judgement of Prometheus's own tool.
+/// Prometheus's own tool finds no fault with what a pod exposes.
 async fn promtool(kube: &Kube, (namespace, pod, port): (&str, &str, u64)) -> Result<()> {
     let reach = Reach::pod(kube, namespace, pod, port).await?;
     let text = reqwest::get(format!("{}/metrics", reach.url)).await?.text().await?;

@@ -1,5 +1,5 @@
-//! Connections move while a Hub is scaled, loses a pod by eviction and is rolled out, and no caller notices; of a hub that is killed
-//! only those do whose calls it had. A short form of `make bench-rebalance`.
+//! Connections move while a Hub is scaled, loses a pod by eviction and is rolled out, and no caller notices. When a hub
+//! is killed, only the callers notice whose calls it had. A short form of `make bench-rebalance`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -24,21 +24,21 @@ const SCALE: Scale = Scale {
     rate: 40.0,
     callers: 4,
 };
-/// Whom calls are for.
+/// The targets of calls.
 const AIMS: [(Aim, &str); 3] = [
     (Aim::Sdk, "spokes with the SDK"),
     (Aim::AnyPlain, "any plain spoke"),
     (Aim::OnePlain, "one plain spoke"),
 ];
-/// Calls of each kind that are made at least while pods come and go by order, and after a hub was killed.
+/// The least number of calls of each kind to be made while pods come and go on request, and after a hub was killed.
 const LEAST_CALLS: usize = 100;
 const LEAST_NEW_CALLS: usize = 20;
-/// Everything is in its place again within so long.
+/// Everything is in its place again within this time.
 const BACK: Duration = Duration::from_secs(60);
-/// Second sessions come to a new pod within so long: after a few tries in vain the SDK rests for half a minute.
+/// Second sessions come to a new pod within this time: after a few failed attempts the SDK pauses for half a minute.
 const APART: Duration = Duration::from_secs(120);
 
-/// Begins what the steps after it disturb.
+/// Starts the load that the following steps disturb.
 pub(crate) async fn spokes_of_both_kinds_are_called_from_here_on(world: &mut World) -> Result<()> {
     let hub = Reach::service(&world.kube, DEMO, "demo").await?;
     if !hub.is_direct() {
@@ -52,8 +52,8 @@ pub(crate) async fn spokes_of_both_kinds_are_called_from_here_on(world: &mut Wor
     Ok(())
 }
 
-/// A pod is evicted, as `kubectl drain` does it with those of a node: it gives its connections away, and another one comes. Until
-/// that is ready the PodDisruptionBudget keeps the other one from being evicted.
+/// A pod is evicted, as `kubectl drain` does with the pods of a node: it gives its connections away, and a new pod
+/// comes. Until that is ready, the PodDisruptionBudget keeps the other one from being evicted.
 pub(crate) async fn an_evicted_pod_goes_unnoticed_and_no_other_one_before_it_is_replaced(
     world: &mut World,
 ) -> Result<()> {
@@ -98,8 +98,8 @@ pub(crate) async fn an_evicted_pod_goes_unnoticed_and_no_other_one_before_it_is_
     unnoticed(&load.tally.take())
 }
 
-/// The process in a pod is killed (SIGKILL), and is there again: no spoke with two sessions loses a call that is made from then on,
-/// and whoever loses one is told why.
+/// The process in a pod is killed (SIGKILL) and restarted: no spoke with two sessions loses a call that is made from
+/// then on, and a caller that loses a call is told why.
 pub(crate) async fn a_killed_hub_costs_spokes_with_two_sessions_no_new_call(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let Some(load) = &world.load else {
@@ -137,7 +137,7 @@ pub(crate) async fn a_killed_hub_costs_spokes_with_two_sessions_no_new_call(worl
         ensure!(calls >= LEAST_NEW_CALLS, "no more than {calls} new calls to {what}");
         let untyped: Vec<_> = failed.iter().filter(|(_, failed)| !failed.is_trouble()).collect();
         ensure!(untyped.is_empty(), "{untyped:#?}");
-        // Who was connected to the killed hub itself may lose what it had just said there.
+        // Callers that were connected to the killed hub itself may lose what they had just sent there.
         let lost = failed.iter().filter(|(ended, failed)| new(ended) && failed.is_told());
         let lost: Vec<_> = lost.collect();
         ensure!(aim != Aim::Sdk || lost.is_empty(), "{lost:#?}");
@@ -145,8 +145,9 @@ pub(crate) async fn a_killed_hub_costs_spokes_with_two_sessions_no_new_call(worl
     promises_hold(&seen)
 }
 
-/// A setting is changed: every pod gives its connections to one of the new revision, and goes. Calls to plain spokes fail that are
-/// away for a second, more than the 1 % at which a roll-out pauses by itself; and it does not, for the hubs let these go.
+/// A setting is changed: every pod gives its connections to one of the new revision, and goes. More calls to plain
+/// spokes that are away for a second fail than the 1 % at which a roll-out would pause by itself; yet it does not
+/// pause, since the hubs let these spokes go on purpose.
 pub(crate) async fn a_changed_setting_replaces_every_pod(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let before: HashSet<String> = ready_pods(&kube, DEMO, "demo").await?.into_iter().collect();
@@ -194,21 +195,22 @@ pub(crate) async fn no_caller_noticed_that_connections_moved(world: &mut World) 
     Ok(())
 }
 
-/// Where pods come and go by order only calls to a plain spoke fail that nobody stands in for, and none of them reached it.
+/// While pods come and go on request, the only calls that fail are those to a plain spoke without a substitute, and
+/// none of those reached it.
 fn unnoticed(seen: &Window) -> Result<()> {
     for (aim, what) in AIMS {
         let calls = seen.ended.iter().filter(|ended| ended.aim == aim).count();
         let failed: Vec<_> = seen.failed(aim).map(|(_, failed)| failed).collect();
         say(&format!("{calls} calls to {what}, {} failed", failed.len()));
         ensure!(calls >= LEAST_CALLS, "no more than {calls} calls to {what}");
-        // A plain spoke that nobody stands in for is away for a moment.
+        // A plain spoke without a substitute is away for a moment.
         let harmed = |delivered| aim != Aim::OnePlain || delivered != Delivered::No;
         ensure!(!failed.iter().any(|failed| harmed(failed.delivered)), "{failed:#?}");
     }
     promises_hold(seen)
 }
 
-/// What holds whatever happens.
+/// What holds in any case.
 fn promises_hold(seen: &Window) -> Result<()> {
     let broken: Vec<&Ended> = seen.ended.iter().filter(|ended| ended.breaks_a_promise()).collect();
     ensure!(
@@ -220,7 +222,7 @@ fn promises_hold(seen: &Window) -> Result<()> {
     Ok(())
 }
 
-/// Spokes of which a connection came to one of these pods.
+/// How many spokes got a connection to one of these pods.
 fn arrived(seen: &Window, kind: Kind, pods: &[String]) -> usize {
     let on = |hub: &str| pods.iter().any(|pod| hub.starts_with(pod.as_str()));
     let arrived = seen

@@ -1,7 +1,8 @@
-//! The pages, walked to the letter: what OPERATIONS, the runbook and the pages beside it say is typed as it stands.
+//! The pages, followed to the letter: the commands of OPERATIONS, the runbook and the related pages are run exactly as
+//! they are written.
 //!
-//! One bash for each walk, so that what a reader set before is there later. What a reader must fill in (addresses and
-//! passwords of servers) is filled in with the servers of this cluster, and nothing else is changed.
+//! There is one bash for each walk, so that what a reader set earlier is still set later. Whatever a reader must fill
+//! in (addresses and passwords of servers) is replaced with the servers of this cluster; nothing else is changed.
 
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use anyhow::{Result, anyhow, ensure};
 use crate::say;
 use crate::world::{DEMO, World, root};
 
-/// The servers that a reader brings.
+/// The servers that a reader provides.
 const SERVERS: &str = include_str!("servers.yaml");
 const REDIS: &str = "redis://:secret@redis.shared.svc:6379";
 const POSTGRES: &str = "postgres://postgres:secret@postgres.shared.svc:5432/alkhub";
-/// What stands in the pages for them.
+/// The placeholders for them in the pages.
 const PLACEHOLDERS: [(&str, &str); 2] = [
     ("rediss://hub:PASSWORD@redis.example:6379", REDIS),
     (
@@ -27,10 +28,10 @@ const PLACEHOLDERS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Where commands stand, and the commands.
+/// Where commands are written, and the commands.
 type Text = (String, String);
 
-/// From the installation to the end: pages in the order in which one needs them, each with the moment's word.
+/// From installation to removal: the pages in the order in which one needs them, each with the name of its part.
 const WALK: &[(&str, &str)] = &[
     ("docs/OPERATIONS.md", ""),
     ("docs/operations/sizing.md", ""),
@@ -56,7 +57,7 @@ const WALK: &[(&str, &str)] = &[
     ("docs/OPERATIONS.md", "rotate"),
 ];
 
-/// Installs by OPERATIONS and does what its sections and the pages beside it say, then what each alert's page says.
+/// Installs as OPERATIONS says, follows its sections and the related pages, and then each alert's page.
 pub(crate) async fn every_command_of_operations_and_of_the_runbook_works(world: &mut World) -> Result<()> {
     servers(&world.kube).await?;
     let ran = walk(world, WALK).await?;
@@ -79,7 +80,7 @@ pub(crate) async fn a_managed_server_is_replaced_as_the_runbook_says(world: &mut
     run(world, &blocks).await
 }
 
-/// Commands of the test between those of a page.
+/// Commands of the test's own, between those of a page.
 fn ours(text: &str) -> Text {
     ("tests/e2e/pages.rs".to_owned(), text.to_owned())
 }
@@ -99,7 +100,7 @@ pub(crate) async fn the_readmes_five_commands_lead_to_four_pods(world: &mut Worl
     Ok(())
 }
 
-/// The backup that the walk before took is all that is left of the Hub; a key that was made before is valid again.
+/// The backup from the previous walk is all that is left of the Hub; a key that was made before is valid again.
 pub(crate) async fn a_backup_is_restored_as_the_page_says(world: &mut World) -> Result<()> {
     let kube = &world.kube;
     let lost = "for kind in spokes hubs; do kubectl -n team-a delete $kind --all --timeout=2m; done
@@ -116,7 +117,7 @@ psql -q -c \"drop schema \\\"$schema\\\" cascade\" $DATABASE_URL\n";
     Ok(())
 }
 
-/// After the last of its commands nothing is left, the CRDs neither.
+/// After the last of its commands nothing is left, not even the CRDs.
 pub(crate) async fn an_uninstallation_as_the_page_says_leaves_nothing(world: &mut World) -> Result<()> {
     let blocks = of(&[("docs/OPERATIONS.md", "uninstall")])?;
     run(world, &blocks).await?;
@@ -143,9 +144,9 @@ pub(crate) async fn an_uninstallation_as_the_page_says_leaves_nothing(world: &mu
     Ok(())
 }
 
-/// Redis and Postgres of the reader's, in the namespace `shared`.
+/// The reader's Redis and Postgres, in the namespace `shared`.
 async fn servers(kube: &Kube) -> Result<()> {
-    // The step before may still be removing a namespace of this name.
+    // The previous step may still be removing a namespace of this name.
     until_within(
         "the namespaces of earlier steps are gone",
         Duration::from_secs(120),
@@ -175,7 +176,7 @@ async fn walk(world: &World, stations: &[(&str, &str)]) -> Result<usize> {
     Ok(blocks.len())
 }
 
-/// The blocks of pages, at their moments.
+/// The blocks of pages, by their parts.
 fn of(stations: &[(&str, &str)]) -> Result<Vec<Text>> {
     let mut found = Vec::new();
     for (page, when) in stations {

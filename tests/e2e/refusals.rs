@@ -1,4 +1,4 @@
-//! Specs that are wrong, and who says so.
+//! Invalid specs, and what reports them.
 
 use std::time::Duration;
 

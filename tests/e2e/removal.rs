@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::world::{DEMO, SYSTEM, World};
 
-/// Deleting the Hub removes all that it owned, and leaves its keys for a Hub of the same name, as the schema is left; uninstalling the chart keeps the CRDs and what users made.
+/// Deleting the Hub removes everything that it owned, but leaves its keys for a Hub of the same name, since the schema
+/// is left too; uninstalling the chart keeps the CRDs and what users made.
 pub(crate) async fn a_deleted_hub_leaves_nothing_behind(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     kube.kubectl(&["delete", "-n", DEMO, "hub", "demo", "--timeout=60s"])
@@ -43,8 +44,8 @@ pub(crate) async fn a_deleted_hub_leaves_nothing_behind(world: &mut World) -> Re
     Ok(())
 }
 
-/// A Hub that the chart made, with the volume of its Postgres, is there after the release went; one with `hub.keep=false`
-/// is not.
+/// A Hub made by the chart, with the volume of its Postgres, still exists after the release is gone; one with
+/// `hub.keep=false` does not.
 pub(crate) async fn a_hub_that_helm_made_outlives_its_release_unless_told_otherwise(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let chart = world.file("charts/alkhub");

@@ -1,4 +1,5 @@
-//! What the operator may do beside what it did: the chart's rules, and the API server's own log of the whole run.
+//! What the operator may do compared with what it did: the chart's rules, and the API server's own log of the whole
+//! run.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,8 +13,9 @@ use crate::world::World;
 /// The account that the chart gives the operator.
 const ACCOUNT: &str = ":alkhub-operator";
 
-/// What no step uses: clusters that enforce permission for owner references that block deletion ask for the first two, and
-/// the rest goes with a server that is managed no more, which the operator's own tests try (operator/tests/cluster/managed.rs).
+/// Rights that no step uses. The first two are needed in clusters that enforce permission for owner references that
+/// block deletion; the rest is for removing a server that is no longer managed, which the operator's own tests cover
+/// (operator/tests/cluster/managed.rs).
 const UNUSED: [(&str, &str, &str); 5] = [
     ("alkhub.dev", "hubs/finalizers", "update"),
     ("alkhub.dev", "spokes/finalizers", "update"),
@@ -25,7 +27,7 @@ const UNUSED: [(&str, &str, &str); 5] = [
 /// Group, resource with its subresource, verb.
 type Right = (String, String, String);
 
-/// Each right that the chart gives was used by some step before, and nothing was asked for that it does not give.
+/// Each right that the chart grants was used by an earlier step, and nothing was asked for that it does not grant.
 pub(crate) async fn the_operator_used_each_of_its_rights_and_asked_for_no_other(world: &mut World) -> Result<()> {
     let Some(work) = std::env::var_os("ALKHUB_CLUSTER_WORK") else {
         say("no log of the API server: this cluster is another's, so that nothing is compared");
@@ -33,7 +35,7 @@ pub(crate) async fn the_operator_used_each_of_its_rights_and_asked_for_no_other(
     };
     let granted = granted(world).await?;
     let (used, refused) = asked(&Path::new(&work).join("log/audit.log"))?;
-    // What is refused though it is granted was asked for while helm took the rules away.
+    // A granted right that was refused was asked for while helm was removing the rules.
     let foreign: Vec<_> = refused.difference(&granted).collect();
     ensure!(
         foreign.is_empty(),
@@ -56,7 +58,7 @@ pub(crate) async fn the_operator_used_each_of_its_rights_and_asked_for_no_other(
     Ok(())
 }
 
-/// What the installed rules give, for the cluster and for the namespace of the operator.
+/// What the installed rules grant, in the cluster and in the operator's namespace.
 async fn granted(world: &World) -> Result<BTreeSet<Right>> {
     let labelled = [
         "get",
@@ -87,10 +89,10 @@ fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// What the operators of this run asked for: what they were given, and what they were refused.
+/// What the operators of this run asked for: what they were granted, and what they were refused.
 fn asked(log: &Path) -> Result<(BTreeSet<Right>, BTreeSet<Right>)> {
     let text = std::fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
-    // The last line may be half written.
+    // The last line may be only half written.
     let (whole, _) = text.rsplit_once('\n').context("a line")?;
     let (mut used, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for line in whole.lines() {

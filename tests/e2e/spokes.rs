@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::hubs::{PORT, admin_key, ready_pods};
 use crate::world::{DEMO, Spoke, World};
 
-/// Connects the spoke `builder` again if its pod was one of those that went, and closed it with a reason.
+/// Connects the spoke `builder` again if its pod was one of those that ended and closed it with a reason.
 pub(crate) async fn back_when_let_go(world: &mut World) -> Result<()> {
     if world.spoke.as_ref().is_some_and(Spoke::connected) {
         return Ok(());
@@ -24,7 +24,7 @@ pub(crate) async fn back_when_let_go(world: &mut World) -> Result<()> {
     reconnect(world).await
 }
 
-/// Connects the spoke `builder` again if its hub was the one that was killed, which says nothing.
+/// Connects the spoke `builder` again if its hub was killed, which does not say anything.
 pub(crate) async fn back_when_lost(world: &mut World) -> Result<()> {
     if world.spoke.as_ref().is_some_and(Spoke::connected) {
         return Ok(());
@@ -48,11 +48,11 @@ pub(crate) async fn reconnect(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Looks, half a minute each, in which two in a row must find nothing written. A pod that a busy machine kept from answering is a
-/// reason to write.
+/// How many times to look, for half a minute each; two in a row must find nothing written. There is a reason to write
+/// when a busy machine keeps a pod from answering.
 const LOOKS: usize = 6;
 
-/// Once all is as wanted, nothing writes: resource versions stand still over several polls of the operator.
+/// Once everything is as wanted, nothing writes: resource versions stay the same over several polls of the operator.
 pub(crate) async fn a_steady_cluster_is_left_alone(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let mut quiet = 0;
@@ -75,10 +75,10 @@ pub(crate) async fn a_steady_cluster_is_left_alone(world: &mut World) -> Result<
     bail!("something is written in a steady cluster: {changes:#?}")
 }
 
-/// Lets the cluster run by watching it for some seconds; the watch ends itself.
+/// Lets the cluster run by watching it for some seconds; the watch ends by itself.
 async fn watch_quietly(kube: &Kube, seconds: u32) -> Result<()> {
     let limit = format!("--request-timeout={seconds}s");
-    // A watch that runs into its limit fails: that is how it is meant to end.
+    // A watch that reaches its time limit fails, which is how it is meant to end.
     drop(kube.kubectl(&["get", "hubs", "-n", DEMO, "--watch-only", &limit]).await);
     Ok(())
 }
@@ -93,7 +93,8 @@ async fn versions(kube: &Kube) -> Result<Vec<(String, String)>> {
         .map(|o| {
             let (kind, meta) = (text(&o["kind"]), &o["metadata"]);
             let version = match kind.as_str() {
-                // Kubernetes writes their status whenever a pod's readiness changes, which a busy machine brings about.
+                // Kubernetes writes their status whenever a pod's readiness changes, which may happen on a busy
+                // machine.
                 "ReplicaSet" | "StatefulSet" => written_by_us(meta),
                 _ => text(&meta["resourceVersion"]),
             };
@@ -102,7 +103,7 @@ async fn versions(kube: &Kube) -> Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// When the operator wrote a workload last, and what.
+/// When the operator last wrote a workload, and what.
 fn written_by_us(meta: &Value) -> String {
     let fields = meta["managedFields"].as_array().into_iter().flatten();
     let ours = fields.filter(|entry| {
@@ -114,7 +115,7 @@ fn written_by_us(meta: &Value) -> String {
     format!("{} {}", meta["generation"], ours.join(" "))
 }
 
-/// The key dies on every pod and the connection is closed with 4401, whichever pod holds it.
+/// The key is refused on every pod, and the connection is closed with 4401, whichever pod holds it.
 pub(crate) async fn a_deleted_spoke_loses_its_key_and_its_connection(world: &mut World) -> Result<()> {
     let key = world.kube.secret(DEMO, "builder-key", "token").await?;
     let spoke = world.spoke.take().context("the first step left a spoke")?;
@@ -145,7 +146,7 @@ pub(crate) async fn a_deleted_spoke_loses_its_key_and_its_connection(world: &mut
         })
         .await;
     }
-    // Its owner is gone, and Kubernetes collects it.
+    // Its owner is gone, so Kubernetes collects it.
     until("the Secret of the key is gone", || async {
         let args = [
             "get",

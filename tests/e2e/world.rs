@@ -1,4 +1,4 @@
-//! What the steps share: the cluster, names, and what earlier steps left for later ones.
+//! What the steps share: the cluster, names, and what earlier steps leave for later ones.
 
 use std::path::{Path, PathBuf};
 
@@ -34,11 +34,11 @@ pub(crate) struct World {
 struct HubPod {
     namespace: String,
     name: String,
-    /// Its container is not the first one.
+    /// Whether its container is not the first one.
     restarted: bool,
 }
 
-/// A spoke of the test's: a raw WebSocket that answers every call with its input.
+/// A spoke of the test's own: a raw WebSocket that answers every call with its input.
 #[derive(Debug)]
 pub(crate) struct Spoke {
     answering: tokio::task::JoinHandle<Result<(u16, String)>>,
@@ -63,7 +63,7 @@ impl World {
         root().join(path).to_string_lossy().into_owned()
     }
 
-    /// Prints what the cluster looks like, for whoever reads a failed run.
+    /// Prints the state of the cluster, for whoever reads a failed run.
     pub(crate) async fn dump(&self) {
         for what in [
             "get nodes -o wide",
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// What `kubectl` prints; no argument has a space.
+    /// Prints the output of `kubectl`; no argument contains a space.
     async fn show(&self, what: &str) {
         let args: Vec<&str> = what.split(' ').collect();
         match self.kube.kubectl(&args).await {
@@ -143,7 +143,7 @@ impl Spoke {
         self.answering.await?
     }
 
-    /// Whether the connection still stands.
+    /// Whether the connection is still open.
     pub(crate) fn connected(&self) -> bool {
         !self.answering.is_finished()
     }

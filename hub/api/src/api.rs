@@ -1,4 +1,4 @@
-//! What the handlers of this surface have.
+//! The state of the handlers of this surface.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct Api(Arc<Shared>);
 /// What [`Api::new`] needs.
 #[derive(Debug)]
 pub struct ApiParts {
-    /// What all surfaces of the hub share.
+    /// The state that all surfaces of the hub share.
     pub edge: Edge,
     /// Calls, operations and connected spokes.
     pub calls: Calls,
@@ -33,11 +33,11 @@ pub struct ApiParts {
     pub cluster: Cluster,
     /// The hub's `events.prefix`, for its report.
     pub channel_prefix: String,
-    /// What may wait for one stream's topics.
+    /// How much may wait for one stream's topics.
     pub event_limits: Limits,
-    /// What may wait for one stream's items (`calls.subscription-items`).
+    /// How much may wait for one stream's items (`calls.subscription-items`).
     pub subscription_items: usize,
-    /// Makes the OpenAPI document of the hub, once.
+    /// Makes the OpenAPI document of the hub; called once.
     pub document: fn() -> Value,
 }
 
@@ -85,7 +85,7 @@ impl Api {
         &self.0.parts.cluster
     }
 
-    /// The settings and limits that it was made with.
+    /// The settings and limits with which it was made.
     pub(crate) fn parts(&self) -> &ApiParts {
         &self.0.parts
     }

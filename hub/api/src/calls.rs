@@ -57,14 +57,14 @@ pub(crate) async fn call(
         return Ok(sse::items(&api, &caller, held, items));
     }
     tokio::select! {
-        // An answer that came before the end is given, however late this looks.
+        // An answer that came before the end is returned, however late it is looked at.
         biased;
         output = calls.call_prepared(prepared) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
         () = closes.cancelled() => Err(unanswered(DRAINING).into()),
     }
 }
 
-/// `GET /v1/calls`: ended calls, the newest first; with `after` and no `before` as they were written.
+/// `GET /v1/calls`: ended calls, newest first; with `after` and no `before`, in the order in which they were written.
 pub(crate) async fn list(State(api): State<Api>, query: Query) -> Result<Page<CallRecord>, ApiError> {
     let filter = filter(&query)?;
     if let (Some(after), None) = (&filter.after, &filter.before) {

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 use sha1::{Digest as _, Sha1};
 
-/// The OpenAPI document as it is served: made when it is first asked for, and the same until the hub ends.
+/// The OpenAPI document as it is served: made when it is first asked for, and kept until the hub ends.
 #[derive(Debug)]
 pub(crate) struct Document {
     make: fn() -> Value,
@@ -54,7 +54,7 @@ impl Made {
     }
 }
 
-/// `GET /v1/openapi.json`: 304 to who has it already.
+/// `GET /v1/openapi.json`: 304 for clients that have it already.
 pub(crate) async fn openapi(State(document): State<Arc<Document>>, headers: HeaderMap) -> Response {
     let document = document.made();
     let has = |known: &str| known == "*" || known.trim_start_matches("W/").as_bytes() == document.tag.as_bytes();

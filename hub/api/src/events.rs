@@ -90,7 +90,7 @@ async fn publish_event(
     ))
 }
 
-/// `GET /v1/events?topic=type:id&topic=…`: answered when every subscription is confirmed.
+/// `GET /v1/events?topic=type:id&topic=…`: answered once every subscription is confirmed.
 pub(crate) async fn stream(
     State(api): State<Api>,
     caller: KeyHolder,

@@ -1,4 +1,4 @@
-//! What the operator writes into a Hub's status, and what it orders of the pods.
+//! The report that the operator copies into a Hub's status, and its orders to the pods.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub(crate) async fn drain(
     let time = Duration::from_secs(drain.seconds);
     let marked = api.cluster().mark_draining(&pod.hub_id, &mark, time).await;
     marked.map_err(|e| not_ordered(&e))?;
-    // It is repeated all the time.
+    // At debug level, since it is repeated all the time.
     tracing::debug!(admin.key = %caller.key.id, hub.id = %pod.hub_id, seconds = drain.seconds, "a hub was told to give its connections away");
     Ok(Data::ok(pod))
 }
@@ -88,7 +88,7 @@ pub(crate) async fn undrain(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /v1/admin/rebalance`: for ten minutes no slack keeps connections where they are.
+/// `POST /v1/admin/rebalance`: for ten minutes, no slack keeps connections where they are.
 pub(crate) async fn rebalance(State(api): State<Api>, caller: KeyHolder) -> Result<StatusCode, ApiError> {
     let ordered = api
         .cluster()
@@ -99,7 +99,7 @@ pub(crate) async fn rebalance(State(api): State<Api>, caller: KeyHolder) -> Resu
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The pod of a hub that lives.
+/// The pod of a living hub.
 fn pod(api: &Api, hub: &str) -> Result<PodReport, ApiError> {
     let id: HubId = hub
         .parse()
@@ -108,7 +108,7 @@ fn pod(api: &Api, hub: &str) -> Result<PodReport, ApiError> {
     pod.ok_or_else(|| ApiError::new(Code::NotFound, format!("there is no hub `{id}`")))
 }
 
-/// Why an order did not get to the hubs.
+/// The error when an order did not reach the hubs.
 fn not_ordered(error: &ClusterError) -> ApiError {
     match error {
         ClusterError::Alone => {

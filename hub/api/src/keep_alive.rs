@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// A silent stream gets a comment this often, so that no proxy cuts it.
+/// How often a silent stream gets a comment, so that no proxy cuts it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Changes when silent streams need a sign of life.

@@ -1,4 +1,4 @@
-//! Keys: made, listed page by page, ended. A key in the clear is in one answer and nowhere else.
+//! Keys: created, listed page by page, ended. A key in the clear is in one answer and nowhere else.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use jiff::Timestamp;
 
 use crate::api::Api;
 
-/// Keys that are asked of Postgres at a time, at most: a key may have many scopes.
+/// How many keys are read from Postgres at a time, at most: a key may have many scopes.
 const BATCH: u32 = 100;
 
-/// `GET /v1/admin/keys`: the newest first, page by page.
+/// `GET /v1/admin/keys`: newest first, page by page.
 pub(crate) async fn list(State(api): State<Api>, query: Query) -> Result<Page<KeyInfo>, ApiError> {
     let mut room = query.limit()?.unwrap_or(PAGE_LIMIT);
     let mut last: Option<Cursor> = query.parse("cursor")?;
@@ -108,7 +108,7 @@ async fn end(api: Api, caller: KeyHolder, id: String) -> Result<Data<KeyInfo>, A
     Ok(Data::ok(info))
 }
 
-/// When a key ends that lasts so long; [`KeyCreate::check`] has bounded it.
+/// When a key ends that lasts this long; [`KeyCreate::check`] has bounded it.
 fn expiry(seconds: u64) -> Timestamp {
     let end = Timestamp::now().checked_add(Duration::from_secs(seconds));
     end.expect("the calendar goes on for more than `SECONDS_LIMIT`")

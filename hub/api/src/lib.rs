@@ -1,9 +1,9 @@
 //! The HTTP surface of a hub: calls, events, lists and the admin API, and streams of server-sent events.
 //!
 //! [`routes`] is the page of every route, with its scope, its parameters and its answers; the router and the OpenAPI
-//! document are both made of it. The router asks for a scope that is the same for every request of a route; where it
-//! follows from the request, the handler or what it calls does. A handler extracts, calls one function of a domain crate
-//! and encodes.
+//! document are both made from it. If every request of a route needs the same scope, the router asks for it; if the
+//! scope depends on the request, the handler or what it calls does. A handler extracts, calls one function of a domain
+//! crate and encodes.
 //!
 //! Promises
 //! - Every JSON answer of success under `/v1`, the admin API included, is an envelope `{"data": …, "meta": {"source":

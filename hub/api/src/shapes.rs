@@ -1,10 +1,11 @@
-//! Schemas of what stands in headers and queries, with the bounds within which a request is taken.
+//! Schemas of values in headers and queries, with the bounds within which a request is accepted.
 
 use alkhub_protocol::admin::UID_LIMIT;
 use alkhub_protocol::{CallStatus, PAGE_LIMIT};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-/// Longest metadata that surely has room beside the other headers, which share 16 KiB with it; more is taken where it fits.
+/// The longest metadata that certainly fits next to the other headers, which share 16 KiB with it; more is accepted if
+/// it fits.
 const METADATA_HEADER_BYTES: usize = 8 * 1024;
 
 /// Any text.
@@ -37,7 +38,7 @@ pub(crate) fn switch(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "boolean" })
 }
 
-/// A cursor is what an answer gave as `meta.next`.
+/// A cursor: the `meta.next` of an answer.
 pub(crate) fn cursor(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "format": "alkhub-cursor" })
 }
@@ -47,7 +48,7 @@ pub(crate) fn ended(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": CallStatus::ALL })
 }
 
-/// Records on a page.
+/// How many records a page may have.
 pub(crate) fn limit(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "integer", "minimum": 1, "maximum": PAGE_LIMIT })
 }

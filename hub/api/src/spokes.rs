@@ -1,4 +1,4 @@
-//! Spokes: what is known of them, and the admin API by which the operator declares them.
+//! Spokes: what is known of them, and the admin API through which the operator declares them.
 
 mod list;
 
@@ -59,7 +59,7 @@ pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Res
     Ok(Data::ok(Declared { info, declaration }))
 }
 
-/// `PUT /v1/admin/spokes/{name}`: declares a spoke; the same again changes nothing.
+/// `PUT /v1/admin/spokes/{name}`: declares a spoke; doing it again unchanged has no effect.
 pub(crate) async fn put(
     State(api): State<Api>,
     caller: KeyHolder,
@@ -92,7 +92,8 @@ async fn declare(
     }
     api.edge().keys().end(&outcome.revoked_keys).await;
     if outcome.key_restored || outcome.changed && !outcome.created {
-        // Its keys may do more or less than before, here and on the other hubs; one that came back is refused there.
+        // Its keys may have gained or lost rights, here and on the other hubs; a key that came back is still refused
+        // there.
         api.edge().keys().recheck_spoke(&name).await;
     }
     let status = if outcome.created {
@@ -100,7 +101,7 @@ async fn declare(
     } else {
         StatusCode::OK
     };
-    // Whether the key that came is in force: one that has ended is put as often as one likes and stays ended.
+    // Whether the key in the request is in force: one that has ended stays ended, however often it is put.
     let hint = hint(&api, &name).await?;
     Ok(Data(status, roster::spoke(api.calls(), outcome.record, hint)))
 }
@@ -122,7 +123,7 @@ async fn remove(api: Api, caller: KeyHolder, name: SpokeName, uid: Option<String
     let spokes = api.store().spokes().by(&caller.key.id);
     let deleted = spokes.delete(&name, uid.as_deref()).await;
     let Some(deleted) = written(&api, Some(&name), deleted).await? else {
-        // It may be the second try after an answer that was lost: nobody was told then which keys ended.
+        // It may be the second try after a lost answer: nobody was told then which keys ended.
         api.edge().keys().recheck_spoke(&name).await;
         return Err(unknown(&name, uid.as_deref()));
     };
@@ -149,8 +150,8 @@ async fn remove_all_but(api: Api, caller: KeyHolder, uids: Vec<String>) -> Resul
     Ok(Data::ok(Swept { revoked_keys }))
 }
 
-/// What a write to this spoke, or to many, has done. One whose answer was lost may have ended keys, and a second try
-/// finds nothing to do any more: every hub looks them up again.
+/// Passes on the result of a write to this spoke, or to many. A write whose answer was lost may have ended keys, and a
+/// second try would find nothing left to do: so every hub looks them up again.
 async fn written<T>(api: &Api, of: Option<&SpokeName>, done: Result<T, alkhub_store::Error>) -> Result<T, ApiError> {
     if done.as_ref().is_err_and(alkhub_store::Error::may_be_written) {
         let keys = api.edge().keys();

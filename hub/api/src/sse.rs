@@ -3,8 +3,8 @@
 //! A client that goes away drops the stream, and with it its subscriptions or its call. Keep-alive comments come from
 //! one beat for all streams. A stream whose key ends gets a last `event: error` (a problem document).
 //!
-//! Topics: no `event:` field, so that a browser's `onmessage` fires; `data` is the envelope; `event: gap` where events
-//! are missing. Subscriptions: `event: next`, then `event: error` or `event: complete`.
+//! Topics: there is no `event:` field, so that a browser's `onmessage` fires; `data` is the envelope; `event: gap`
+//! marks missing events. Subscriptions: `event: next`, then `event: error` or `event: complete`.
 
 mod entry;
 mod text;
@@ -33,17 +33,17 @@ use text::{comment, data, failed, gap, is_line, start, unresumable, written};
 
 pub(crate) use entry::{OnDrain, OpenStream, open};
 
-/// Bytes written at once, about.
+/// How much is written at once, roughly, in bytes.
 const BATCH: usize = 64 * 1024;
 
-/// Events up to so many bytes are copied for each reader; the bytes of larger ones are shared by all.
+/// Events up to this many bytes are copied for each reader; larger ones are shared by all.
 const COPIED: usize = 4 * 1024;
 
 /// A piece of what is written.
 enum Part {
-    /// Kept for this reader.
+    /// Bytes for this reader only.
     Own(Vec<u8>),
-    /// Kept for all who read it.
+    /// Bytes shared by all who read it.
     Shared(Bytes),
 }
 
@@ -54,9 +54,9 @@ struct Shared(Arc<Publication>);
 pub(crate) struct Topics {
     pub(crate) deliveries: Deliveries,
     pub(crate) subscriptions: Vec<Subscription>,
-    /// What these make the hub keep.
+    /// The charge for what these make the hub keep.
     pub(crate) budget: alkhub_budget::Held,
-    /// The client has seen events up to here; nothing before can be given again.
+    /// Whether the client says which events it has seen: what it missed since then cannot be sent again.
     pub(crate) resumed: bool,
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn items(api: &Api, caller: &KeyHolder, mut held: OpenStream, mut ite
     let mut beat = api.beat();
     let ticket = items.ticket();
     held.watch(move |caller| {
-        // What it ends comes as the last item.
+        // Whatever this ends arrives as the last item.
         ticket.recheck(caller);
         None
     });
@@ -160,7 +160,8 @@ pub(crate) fn items(api: &Api, caller: &KeyHolder, mut held: OpenStream, mut ite
     )
 }
 
-/// Writes a stream, charging what is written to the reader; one whose budget is full gets an error, and it ends.
+/// Writes a stream, charging what is written to the reader; if the reader's budget is full, the stream ends with an
+/// error.
 fn answer(budget: Budget, stream: impl Stream<Item = Part> + Send + 'static) -> Response {
     let body = Body::from_stream(async_stream::stream! {
         let mut stream = std::pin::pin!(stream);
@@ -189,7 +190,7 @@ fn answer(budget: Budget, stream: impl Stream<Item = Part> + Send + 'static) -> 
     response
 }
 
-/// An item and those that wait behind it.
+/// An item together with those that wait behind it.
 fn batch(first: Item, deliveries: &mut Deliveries, stream_id: &str, number: &mut u64) -> Vec<Part> {
     let (mut parts, mut out) = (Vec::new(), Vec::new());
     let (mut next, mut size) = (Some(first), 0);

@@ -14,7 +14,7 @@ use crate::json;
 use crate::output::{self, OutputKind, Reader};
 use crate::signals::Signals;
 
-/// Calls and prints; a signal aborts the call at the spoke.
+/// Makes the call and prints the result; a signal aborts the call at the spoke.
 pub(crate) async fn call(args: CallArgs) -> Result<ExitCode, Failure> {
     let operation: OperationName = args.operation.parse().map_err(alkhub_sdk::Error::from)?;
     let target = args
@@ -35,7 +35,7 @@ pub(crate) async fn call(args: CallArgs) -> Result<ExitCode, Failure> {
     };
     let client = args.client.hub.client()?;
     let mut signals = Signals::listen()?;
-    // Who leaves closes the connection, by which the hub aborts the call.
+    // Leaving closes the connection, on which the hub aborts the call.
     tokio::select! {
         result = run(&client, &operation, &input, &options, args.client.output) => result,
         () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
@@ -70,7 +70,7 @@ async fn print(mut items: Box<Streamed>, output: Output) -> Result<ExitCode, Fai
     Ok(ExitCode::SUCCESS)
 }
 
-/// What one answer is, where it is not asked for as JSON.
+/// How a single answer is shown, unless JSON is asked for.
 fn whole(data: &RawJson) -> OutputKind {
     match data.as_str().starts_with('"') {
         true => OutputKind::Text,
@@ -85,8 +85,8 @@ fn kind(output: Output, otherwise: OutputKind) -> OutputKind {
     }
 }
 
-/// A text as it is, anything else as JSON: indented where it may take many lines, else on one. Nothing is parsed: what the
-/// operation answered is shown to the digit.
+/// A text as it is, anything else as JSON: indented if it may take several lines, otherwise on one. Nothing is parsed,
+/// so what the operation answered is shown to the last digit.
 pub(crate) fn shown(data: &RawJson, output: Output, many_lines: bool) -> String {
     match (output, json::text(data)) {
         (Output::Table, Some(text)) => text,
@@ -95,7 +95,7 @@ pub(crate) fn shown(data: &RawJson, output: Output, many_lines: bool) -> String 
     }
 }
 
-/// JSON from an argument, from `@file` or, for `-`, from standard input; `null` stands for none without an argument.
+/// JSON from an argument, from `@file` or, for `-`, from standard input; `null` without an argument.
 pub(crate) fn read_json(argument: Option<&str>) -> Result<RawJson, Failure> {
     let (text, origin) = match argument {
         None => return Ok(RawJson::null()),

@@ -1,9 +1,9 @@
-//! `alkhub dev`: a whole hub on a laptop, with a private Postgres and events in process, in one folder.
+//! `alkhub dev`: a whole hub on a laptop, with a private Postgres and in-process events, in one folder.
 //!
 //! Invariants
-//! - One hub uses a data folder at a time; the folder's lock says so.
-//! - Whatever ends the hub ends the private database too; the next start finds the data.
-//! - A start that comes to nothing, by a mistake or by Ctrl-C, leaves nothing behind that it has made.
+//! - One hub uses a data folder at a time; the folder's lock ensures that.
+//! - Whatever ends the hub also ends the private database; the next start finds the data.
+//! - A start that fails, by a mistake or by Ctrl-C, leaves behind nothing that it has created.
 
 mod database;
 mod folder;
@@ -34,18 +34,18 @@ use crate::serve::{end, exposed, failed, logs, not_started, prepare};
 use crate::signals::Signals;
 use crate::wait::{self, Places};
 
-/// A start, in its folder.
+/// A start in progress, in its folder.
 struct Start {
     folder: DataFolder,
-    /// Whether the database is one of its own.
+    /// Whether the hub has a private database.
     is_private: bool,
-    /// Until the hub was ready.
+    /// True until the hub was ready.
     is_for_nothing: bool,
 }
 
 /// A hub that is ready.
 struct Running {
-    // Dropped in this order: nobody is led to a hub that is gone, and its last words are logged.
+    // Dropped in this order: nobody is directed to a hub that is gone, and its last messages are logged.
     _published: Option<state::Published>,
     hub: Hub,
     _telemetry: telemetry::Guard,
@@ -90,7 +90,7 @@ async fn in_folder(
     ended
 }
 
-/// The database, or nothing when a signal came first: then it is ended. A second signal does not wait for that.
+/// The database, or nothing if a signal came first: then it is ended. A second signal does not wait for that.
 async fn started(
     config: &mut HubConfig,
     start: &mut Start,
@@ -109,7 +109,7 @@ async fn started(
     };
     tokio::select! {
         ended = ended => ended?,
-        // It still writes into the folder.
+        // It may still write into the folder.
         () = signals.next() => start.is_for_nothing = false,
     }
     Ok(None)
@@ -136,10 +136,10 @@ async fn serve(
     Ok(end(&running.hub, signals).await)
 }
 
-/// A line for each call that has ended; never resolves.
+/// Writes a line for each call that has ended; never resolves.
 async fn note_calls(hub: &Hub, data: &Path, quiet: bool) {
     let key = std::fs::read_to_string(data.join(ADMIN_KEY)).unwrap_or_default();
-    // With TLS its certificate may be anybody's: nothing is shown then.
+    // With TLS the certificate may be anybody's, so no calls are shown then.
     let client = Client::builder(hub.url()).token(key.trim()).build();
     match client {
         Ok(client) if !quiet => Follow::new(client, CallFilter::default()).note().await,
@@ -147,7 +147,7 @@ async fn note_calls(hub: &Hub, data: &Path, quiet: bool) {
     }
 }
 
-/// Warns that others can reach the hub, where it listens for them.
+/// Warns that others can reach the hub, if it listens for them.
 fn warn_of_others(listen: SocketAddr, has_tls: bool) {
     if listen.ip().is_loopback() {
         return;
@@ -170,7 +170,8 @@ async fn run(config: HubConfig, args: &DevArgs, start: &Start) -> Result<Running
         "start it, or leave --database-url out: then the hub brings a private one",
         "start it, or leave --redis-url out: then events stay in the hub",
     )?;
-    // Here, and not in the hub's background: what a person can mend is reported at once, in one line and not in the log.
+    // Here, and not in the hub's background: problems that a person can fix are reported at once, in one line and not
+    // in the log.
     prepare(&config.store, limit, &places).await?;
     let telemetry = logs(&config.telemetry)?;
     files::raise_limit();
@@ -224,7 +225,7 @@ Ctrl-C stops the hub{database}.",
     output::line(&text).map(drop)
 }
 
-/// The folder of this program, unless a shell finds `alkhub` there by itself.
+/// The folder of this program, unless a shell would find `alkhub` there by itself.
 fn missing_from(path: Option<&OsStr>) -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?.canonicalize().ok()?;
     let found = path
@@ -269,7 +270,7 @@ mod tests {
         let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = busy.local_addr().expect("bound");
 
-        // The first look comes before the port is free: `join` polls in this order.
+        // The first attempt comes before the port is free, since `join` polls in this order.
         let (checked, ()) = tokio::join!(check_free(address, "--listen"), async { drop(busy) });
 
         assert!(checked.is_ok(), "{checked:?}");

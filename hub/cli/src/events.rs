@@ -13,7 +13,7 @@ use crate::json;
 use crate::output::{self, OutputKind, Reader};
 use crate::signals::Signals;
 
-/// An event as a line of JSON: the wire's envelope.
+/// An event as a line of JSON: the envelope of the wire.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(rename = "type")]
@@ -43,7 +43,7 @@ pub(crate) async fn publish(args: PublishArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Prints events until a signal, the wanted number of them, or a reader that leaves.
+/// Prints events until a signal, until the wanted number of them, or until the reader leaves.
 pub(crate) async fn subscribe(args: SubscribeArgs) -> Result<ExitCode, Failure> {
     let topic = filter(&args.topic)?;
     let client = args.client.hub.client()?;
@@ -98,7 +98,7 @@ fn print(delivery: &Delivery, output: Output) -> Result<Reader, Failure> {
         }
         (Delivery::Event(event), Output::Table) => {
             let payload = event.payload.as_ref().map(|payload| shown(payload, output, false));
-            // A line for each event: what would begin another one, or steer the terminal, is shown.
+            // One line per event: characters that would begin another line, or control the terminal, are made visible.
             let line = format!("{}  {}", event.topic, payload.unwrap_or_default());
             output::line(output::visible(&line).trim_end())
         }

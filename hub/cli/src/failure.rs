@@ -79,12 +79,12 @@ impl Failure {
         &self.line
     }
 
-    /// Leaves the line where Kubernetes looks for a container's last words, so that they are shown with the pod and by
-    /// the operator. Elsewhere there is no such file, and none is made.
+    /// Writes the line where Kubernetes looks for a container's last message, so that it is shown with the pod and by
+    /// the operator. Elsewhere that file does not exist, and is not created.
     pub(crate) fn leave_word(self, place: &Path) -> Self {
         let file = std::fs::OpenOptions::new().write(true).truncate(true).open(place);
         if let Ok(mut file) = file {
-            // It is on standard error too: a full disk must not hide it.
+            // It is on standard error too, so a full disk does not hide it.
             drop(file.write_all(format!("alkhub: {}\n", self.line.replace('\n', " ")).as_bytes()));
         }
         self
@@ -122,7 +122,7 @@ fn exit_code(error: &Error) -> u8 {
     match error {
         Error::Unreachable { .. } | Error::Untrusted { .. } => 3,
         Error::Refused { status, .. } if is_of_key(*status) => 4,
-        // What answers there is no hub, or none that speaks so.
+        // What answers there is not a hub, or not one that speaks this protocol.
         Error::Refused { status: 400..500, .. } if !error.retryable() => 3,
         Error::Refused { .. } => 10,
         Error::Name(_) | Error::Topic(_) | Error::Setting { .. } => 2,
@@ -134,7 +134,7 @@ fn exit_code(error: &Error) -> u8 {
     }
 }
 
-/// Whether an HTTP status or a close code is about the key: not valid any more, or not allowed in.
+/// Whether an HTTP status or a close code concerns the key: it is no longer valid, or not allowed in.
 fn is_of_key(status: u16) -> bool {
     let closed = CloseCode::of(status);
     matches!(status, 401 | 403) || matches!(closed, Some(CloseCode::Revoked | CloseCode::Suspended))
@@ -143,7 +143,7 @@ fn is_of_key(status: u16) -> bool {
 fn of_code(code: &Code, error: &Error) -> u8 {
     let delivered = error.delivered();
     match code {
-        // Of its own things, and not of the command's.
+        // About the spoke's own things, not about the command.
         Code::NotFound | Code::Conflict | Code::PayloadTooLarge if delivered == Delivered::Yes => 7,
         Code::Unauthenticated | Code::AccessDenied => 4,
         Code::OperationNotFound | Code::NoProvider | Code::NotFound | Code::MethodNotAllowed => 5,
@@ -153,7 +153,7 @@ fn of_code(code: &Code, error: &Error) -> u8 {
         Code::SpokeLost => 9,
         Code::Overloaded | Code::Unavailable | Code::RateLimited => match delivered {
             Delivered::No => 10,
-            // A spoke that got the call and calls it retryable knows that it may be made again.
+            // A spoke that got the call and says that it is retryable knows that it may be made again.
             Delivered::Yes if error.retryable() => 10,
             Delivered::Yes | Delivered::Maybe => 9,
         },

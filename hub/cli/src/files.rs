@@ -2,8 +2,8 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one. Shells give 1,024, which is fewer than the connections that a hub is set to
-/// take; what cannot be raised is logged and stays.
+/// Raises the soft limit to the hard one. Shells set 1,024, which is fewer than the connections that a hub is
+/// configured to take. A limit that cannot be raised is logged and stays.
 pub(crate) fn raise_limit() {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok(limits) => limits,

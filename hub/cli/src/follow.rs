@@ -1,12 +1,12 @@
-//! Ended calls as they come: `alkhub calls --follow`, and the lines of `alkhub dev`.
+//! Ended calls as they arrive: `alkhub calls --follow`, and the lines of `alkhub dev`.
 //!
-//! The hub's list is asked again and again for what ended after a place in it. A record comes a while after its call has
-//! ended, and those of several hubs in any order: so the place stays some seconds behind, and what was shown already is
-//! known by its id.
+//! The hub's list is asked repeatedly for what ended after a place in it. A record arrives a while after its call has
+//! ended, and records of several hubs arrive in any order: so the place stays some seconds behind, and what was already
+//! shown is recognized by its id.
 //!
 //! Invariants
-//! - What had ended before the beginning is not shown as new, and nothing is shown twice.
-//! - A burst is read page by page to its end; a look that fails is made again from the same place.
+//! - What had ended before the start is not shown as new, and nothing is shown twice.
+//! - A burst is read page by page to its end; a failed look is repeated from the same place.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -25,13 +25,13 @@ use crate::output::{self, OutputKind, Reader};
 /// How often the list is asked.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The longest pause before another look while the hub does not answer.
+/// The longest pause before the next look while the hub does not answer.
 const SELDOM: Duration = Duration::from_secs(5);
 
-/// How much later than others a record may come and still be shown.
+/// How much later than others a record may arrive and still be shown.
 const LATE: Duration = Duration::from_secs(3);
 
-/// Calls of the first page of a look; the further ones have as many as a page may have.
+/// How many calls the first page of a look has; the further pages are as long as possible.
 const FIRST: u32 = 100;
 
 /// The columns of a list of calls.
@@ -50,22 +50,22 @@ pub(crate) fn row(call: &CallRecord) -> Vec<String> {
     ]
 }
 
-/// The calls of a filter, from the last ones on.
+/// The calls that match a filter, starting with the last ones.
 #[derive(Debug)]
 pub(crate) struct Follow {
     client: Client,
     filter: CallFilter,
-    /// Where a look begins; without one at the beginning of the list, which was shorter than a page.
+    /// Where a look begins; `None` means at the beginning of the list, which was shorter than a page.
     place: Option<String>,
-    /// Those after it.
+    /// The ids of those after it.
     seen: HashSet<String>,
 }
 
-/// What a look found, the oldest first.
+/// What a look found, oldest first.
 #[derive(Debug, Default)]
 struct Look {
     calls: Vec<CallRecord>,
-    /// The places at which a page ended, by the number of calls up to there.
+    /// The places at which a page ended, with the number of calls up to there.
     places: Vec<(usize, String)>,
 }
 
@@ -81,7 +81,7 @@ impl Follow {
         }
     }
 
-    /// Prints the last calls, and each that ends from now on, until the reader leaves.
+    /// Prints the last calls, and each one that ends from now on, until the reader leaves.
     pub(crate) async fn print(mut self, output: Output) -> Result<ExitCode, Failure> {
         let mut calls = self.begin().await?;
         let shown = self
@@ -103,7 +103,7 @@ impl Follow {
         }
     }
 
-    /// The calls of the next look. One that fails is told once and made again, more and more seldom.
+    /// The calls of the next look. A look that fails is reported once and repeated, at growing intervals.
     async fn later(&mut self) -> Result<Vec<CallRecord>, Failure> {
         let mut pause = LOOK;
         loop {
@@ -120,7 +120,7 @@ impl Follow {
         }
     }
 
-    /// Writes a line for each call that ends from now on to standard error; a hub that does not answer is asked again.
+    /// Writes a line to standard error for each call that ends from now on; a hub that does not answer is asked again.
     pub(crate) async fn note(mut self) {
         while self.begin().await.is_err() {
             sleep(LOOK).await;
@@ -133,7 +133,7 @@ impl Follow {
         }
     }
 
-    /// The last calls, the oldest first: a page of them, or as many as are asked for.
+    /// The last calls, oldest first: a page of them, or as many as are asked for.
     async fn begin(&mut self) -> Result<Vec<CallRecord>, Error> {
         let CallPage { mut calls, next, .. } = self.page(self.filter.limit.unwrap_or(0).max(FIRST), None, None).await?;
         self.place = next;
@@ -142,7 +142,7 @@ impl Follow {
         Ok(calls)
     }
 
-    /// The calls that are new since the last look, the oldest first.
+    /// The calls that are new since the last look, oldest first.
     async fn next(&mut self) -> Result<Vec<CallRecord>, Error> {
         let Look { calls, places } = match self.place.clone() {
             Some(place) => self.after(place).await?,
@@ -175,7 +175,7 @@ impl Follow {
         }
     }
 
-    /// Everything that there is. It had been less than a page, so what is more is new.
+    /// Everything there is. It was less than a page before, so anything beyond that is new.
     async fn all(&self) -> Result<Look, Error> {
         let (mut calls, mut places, mut before, mut limit) = (Vec::new(), Vec::new(), None, FIRST);
         loop {
@@ -187,7 +187,7 @@ impl Follow {
         }
         calls.reverse();
         let places = places.into_iter().rev();
-        // A place is that of the oldest call of its page.
+        // A place is that of the oldest call on its page.
         let places = places.map(|(newer, place)| (calls.len() - newer + 1, place)).collect();
         Ok(Look { calls, places })
     }
@@ -203,11 +203,11 @@ impl Follow {
     }
 }
 
-/// Whether another look may be answered: the hub is away, or has no answer now, and nothing is wrong with the key.
+/// Whether another look may succeed: the hub is away, or has no answer now, and nothing is wrong with the key.
 fn passes(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. } | Error::Untrusted { .. } | Error::Lost | Error::Timeout(_) => true,
-        // 404: what stands before a hub may say so while it has none.
+        // 404: a proxy before a hub may answer that while it has no hub.
         Error::Refused { status, .. } => *status == 404 || *status != 403 && error.retryable(),
         Error::Problem(problem) => problem.retryable || problem.status >= 500,
         Error::Call(_)
@@ -233,7 +233,7 @@ fn ended(call: &CallRecord) -> Timestamp {
     call.started_at.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
-/// One call on a line; columns are as wide as most of what stands in them.
+/// One call on a line; columns are as wide as most of their contents.
 fn line(call: &CallRecord) -> String {
     let cells: Vec<_> = row(call).iter().map(|cell| output::visible(cell)).collect();
     let [started, operation, status, code, spoke, ms] = cells.as_slice() else {

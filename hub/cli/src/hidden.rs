@@ -1,7 +1,7 @@
 //! Secrets on the command line, out of the sight of `ps`.
 //!
-//! Everybody on a machine can read the command lines of its processes, and nobody but their user the environment. So a
-//! command that is given a key, or an address that may have a password in it, runs itself again at once, with the secret
+//! Everybody on a machine can read the command lines of its processes, but only their user can read the environment. So
+//! a command that is given a key, or an address that may contain a password, runs itself again at once with the secret
 //! in the environment instead.
 
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Flags with a secret, and the variables that mean the same.
+/// Flags that carry a secret, and the equivalent variables.
 const HIDDEN: [(&str, &str); 3] = [
     ("--token", "ALKHUB_TOKEN"),
     ("--database-url", "ALKHUB_STORE__DATABASE_URL"),
@@ -19,7 +19,8 @@ const HIDDEN: [(&str, &str); 3] = [
 /// Secrets by their variables.
 type Secrets = Vec<(&'static str, OsString)>;
 
-/// Does not return when there was a secret to hide; the command line must be a right one. Where the program cannot be run again, it stays where it is.
+/// Does not return if there was a secret to hide; the command line must be a valid one. If the program cannot be run
+/// again, the secret stays where it is.
 pub(crate) fn hide_secrets() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let Some((rest, secrets)) = without_secrets(&arguments) else {
@@ -30,12 +31,12 @@ pub(crate) fn hide_secrets() {
     if let Some(name) = arguments.first() {
         again.arg0(name);
     }
-    // Returns only when it failed.
+    // Returns only if it failed.
     let _ = again.args(&rest).envs(secrets).exec();
 }
 
-/// The arguments without the program and the secrets, and the secrets by their variables; `None` without any. What follows
-/// `--` is another program's.
+/// The arguments without the program and the secrets, and the secrets by their variables; `None` if there are no
+/// secrets. What follows `--` belongs to another program.
 fn without_secrets(arguments: &[OsString]) -> Option<(Vec<OsString>, Secrets)> {
     let (mut rest, mut secrets) = (Vec::new(), Secrets::new());
     let mut left = arguments.iter().skip(1);
@@ -49,7 +50,7 @@ fn without_secrets(arguments: &[OsString]) -> Option<(Vec<OsString>, Secrets)> {
             rest.push(argument.clone());
             continue;
         };
-        // Twice, or without a value, is a mistake, which the parser of the command line names.
+        // Giving it twice, or without a value, is a mistake that the parser of the command line reports.
         if secrets.iter().any(|(known, _)| *known == variable) {
             return None;
         }
@@ -62,7 +63,7 @@ fn without_secrets(arguments: &[OsString]) -> Option<(Vec<OsString>, Secrets)> {
     (!secrets.is_empty()).then_some((rest, secrets))
 }
 
-/// The variable of a flag, when an argument is that flag, and the value that it has in itself.
+/// The variable of a flag, if an argument is that flag, and the value that the argument itself contains.
 fn given((flag, variable): &(&str, &'static str), argument: &OsStr) -> Option<(&'static str, Option<OsString>)> {
     match argument.as_bytes().strip_prefix(flag.as_bytes())? {
         [] => Some((variable, None)),

@@ -21,7 +21,7 @@ pub(crate) struct HubAccess {
 impl HubArgs {
     /// The hub that the command line, the environment or a running `alkhub dev` names.
     ///
-    /// The development hub's key goes to no other hub: whoever names another address names a key too.
+    /// The development hub's key is sent to no other hub: whoever names another address must name a key too.
     pub(crate) fn access(&self) -> Result<HubAccess, Failure> {
         self.check()?;
         let ca_file = self.ca_file.clone();
@@ -30,7 +30,7 @@ impl HubArgs {
             None => self.token.clone(),
         };
         let found = match (&self.url, &named) {
-            // It is not needed.
+            // The key file is not needed.
             (Some(_), Some(_)) => None,
             (Some(url), None) => state::find(self.folders())?.filter(|found| is_at(found, url)),
             (None, _) => Some(self.development()?),
@@ -47,7 +47,7 @@ impl HubArgs {
         })
     }
 
-    /// Refuses an argument that wants standard input where the key wants it too.
+    /// Refuses an argument that needs standard input if the key needs it too.
     pub(crate) fn leaves_standard_input_to(&self, argument: Option<&str>, name: &str) -> Result<(), Failure> {
         let from_there = self.token_file.as_deref() == Some(Path::new("-"));
         match from_there && argument == Some("-") {
@@ -59,7 +59,7 @@ impl HubArgs {
         }
     }
 
-    /// An empty value is a variable of somebody's that is not set: nothing else is taken for it.
+    /// An empty value means that somebody's variable is not set: nothing else is used in its place.
     fn check(&self) -> Result<(), Failure> {
         let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
         for (empty, flag, variable) in [
@@ -92,7 +92,7 @@ impl HubArgs {
         &self.folders
     }
 
-    /// A client of that hub; nothing is connected yet.
+    /// A client of that hub; it does not connect yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         Ok(self.access()?.client()?)
     }
@@ -141,7 +141,7 @@ impl HubAccess {
         builder
     }
 
-    /// A client; nothing is connected yet.
+    /// A client; it does not connect yet.
     pub(crate) fn client(&self) -> Result<Client, Error> {
         let mut builder = Client::builder(&self.url);
         if let Some(token) = &self.token {

@@ -1,20 +1,20 @@
 //! JSON as text: made compact or indented token by token, and never through a parsed value.
 //!
 //! Invariants
-//! - Numbers, escapes and the order of members come out as they came in, whatever a parser could hold of them:
-//!   `1E400`, thirty digits, `\ud83d` alone.
+//! - Numbers, escapes and the order of members are kept as they are, whatever a parser could represent: `1E400`, thirty
+//!   digits, `\ud83d` alone.
 //! - What is written is the same JSON value as what was read.
 
 use alkhub_sdk::RawJson;
 
-/// JSON without the white space between its tokens.
+/// JSON without white space between its tokens.
 pub(crate) fn compact(json: &RawJson) -> String {
     let mut text = String::with_capacity(json.len());
     tokens(json.as_str(), |token| text.push_str(token));
     text
 }
 
-/// JSON for people: a member or an item on each line, two spaces deeper than what it is in.
+/// JSON for people: each member or item on a line of its own, two spaces deeper than its container.
 pub(crate) fn indented(json: &RawJson) -> String {
     let (mut text, mut depth, mut before) = (String::with_capacity(2 * json.len()), 0_usize, "");
     tokens(json.as_str(), |token| {
@@ -38,8 +38,8 @@ pub(crate) fn indented(json: &RawJson) -> String {
     text
 }
 
-/// The text of a JSON string, or nothing for any other value. Half of a surrogate pair is no character: U+FFFD stands for
-/// it.
+/// The text of a JSON string, or `None` for any other value. Half of a surrogate pair is not a character, so U+FFFD
+/// stands for it.
 pub(crate) fn text(json: &RawJson) -> Option<String> {
     if !json.as_str().starts_with('"') {
         return None;
@@ -48,7 +48,7 @@ pub(crate) fn text(json: &RawJson) -> Option<String> {
     json.to::<String>().or_else(|_| whole()).ok()
 }
 
-/// Hands out each token in its place: a bracket, a comma, a colon, or a whole string, number or word.
+/// Passes each token to `each`: a bracket, a comma, a colon, or a whole string, number or word.
 fn tokens<'a>(json: &'a str, mut each: impl FnMut(&'a str)) {
     let mut rest = json.trim_start();
     while let Some(first) = rest.bytes().next() {
@@ -65,7 +65,7 @@ fn tokens<'a>(json: &'a str, mut each: impl FnMut(&'a str)) {
     }
 }
 
-/// The length of the string that a text begins with, its two quotes included.
+/// The length of the string at the beginning of a text, including its two quotes.
 fn string_length(text: &str) -> usize {
     let mut escaped = false;
     let end = text.bytes().skip(1).position(|byte| {
@@ -76,7 +76,7 @@ fn string_length(text: &str) -> usize {
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// A JSON string in which each escape of half a surrogate pair is one of U+FFFD.
+/// A JSON string with U+FFFD in place of each escape of half a surrogate pair.
 fn paired(string: &str) -> String {
     let mut text = String::with_capacity(string.len());
     let mut rest = string;
@@ -102,7 +102,7 @@ fn paired(string: &str) -> String {
     text + rest
 }
 
-/// One half of a pair in UTF-16.
+/// One half of a UTF-16 surrogate pair.
 enum Half {
     High,
     Low,

@@ -12,7 +12,7 @@ use crate::args::{ClientArgs, KeyCreateArgs, KeysCommand, Output};
 use crate::failure::Failure;
 use crate::output;
 
-/// Makes, lists or revokes.
+/// Creates, lists or revokes keys.
 pub(crate) async fn keys(command: KeysCommand) -> Result<ExitCode, Failure> {
     match command {
         KeysCommand::Create(args) => create(args).await,
@@ -21,7 +21,7 @@ pub(crate) async fn keys(command: KeysCommand) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Revokes by id, or by a name that one valid key has.
+/// Revokes a key by its id, or by a name that exactly one valid key has.
 async fn revoke(named: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
     let client = args.hub.client()?;
     let id = match is_id(named) {
@@ -66,7 +66,7 @@ fn by_name(name: &str, keys: &[KeyInfo]) -> Result<String, Failure> {
     }
 }
 
-/// Whether a key has not ended, by hand or by its time.
+/// Whether a key has neither been revoked nor expired.
 pub(crate) fn lasts(key: &KeyInfo, now: Timestamp) -> bool {
     key.revoked_at.is_none() && key.expires_at.is_none_or(|end| end > now)
 }

@@ -1,8 +1,8 @@
-//! `kubectl alkhub`: this program under the name `kubectl-alkhub`, for who runs Hubs in a cluster.
+//! `kubectl alkhub`: this program under the name `kubectl-alkhub`, for people who run Hubs in a cluster.
 //!
-//! Everything goes through `kubectl`, which is there where its plugins are: with its contexts, its ways to log in, and the
-//! rights of who types. What is asked for is an annotation, and the operator carries it out; so it goes on when this program
-//! has ended.
+//! Everything goes through `kubectl`, which exists wherever its plugins run: with its contexts, its ways to log in, and
+//! the rights of its user. A request is an annotation, which the operator carries out; so it continues after this
+//! program has ended.
 //!
 //! Promises
 //! - Nothing but annotations of the pod or the Hub that was named is written.
@@ -24,7 +24,7 @@ use crate::failure::Failure;
 
 pub(crate) use self::args::{KubectlCli, KubectlCommand};
 
-/// The name by which `kubectl` finds it.
+/// The name under which `kubectl` finds it.
 pub(crate) const NAME: &str = "kubectl-alkhub";
 
 /// Whether the program was started under this name.

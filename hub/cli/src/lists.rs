@@ -36,7 +36,7 @@ pub(crate) async fn operations(args: OperationsArgs) -> Result<ExitCode, Failure
     )
 }
 
-/// Lists ended calls; with `--follow` goes on until a signal or a reader that leaves.
+/// Lists ended calls; with `--follow` continues until a signal or until the reader leaves.
 pub(crate) async fn calls(args: CallsArgs) -> Result<ExitCode, Failure> {
     let output = args.client.output;
     let operation = args.operation.map(|name| name.parse::<OperationName>()).transpose();
@@ -59,7 +59,7 @@ pub(crate) async fn calls(args: CallsArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Whatever an operation says of itself, on one line.
+/// Makes an operation's text about itself fit on one line.
 fn one_line(text: &str) -> String {
     output::visible(text)
 }

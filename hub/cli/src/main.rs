@@ -43,20 +43,20 @@ use args::{Cli, Command};
 use failure::Failure;
 use kubectl::KubectlCli;
 
-/// What a hub and an operator expose; a test compares it with what they do.
+/// The metrics of a hub and an operator; a test compares the text with what they expose.
 const METRICS: &str = include_str!("../../../docs/generated/metrics.md");
 
-/// glibc's takes a seventh of a call's time (docs/BENCHMARKS.md); what this one saves is in decision 0001.
+/// glibc's allocator takes a seventh of a call's time (docs/BENCHMARKS.md); what this one saves is in decision 0001.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before anything makes a TLS connection; a second provider cannot be there.
+    // Before anything makes a TLS connection. It cannot fail, since no other provider can be installed yet.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let is_plugin = std::env::args_os()
         .next()
         .is_some_and(|program| kubectl::is_meant(&program));
-    // A flag that does not belong to its command is named before it could be taken away.
+    // A flag that does not belong to its command is reported before it could be removed.
     let command = match is_plugin {
         true => Command::Kubectl(KubectlCli::parse().command),
         false => Cli::parse().command,

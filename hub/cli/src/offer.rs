@@ -22,7 +22,7 @@ use crate::hub::HubAccess;
 use crate::output;
 use crate::signals::Signals;
 
-/// Commands at once by default.
+/// How many commands run at once by default.
 const CONCURRENCY: u32 = 16;
 
 /// What is offered, and as whom.
@@ -34,7 +34,7 @@ struct Offer {
     operations: Vec<(OperationSpec, Command)>,
     /// Whether calls are not shown.
     quiet: bool,
-    /// How many sessions the spoke holds where there are several hubs.
+    /// How many sessions the spoke holds if there are several hubs.
     sessions: u8,
 }
 
@@ -64,7 +64,7 @@ pub(crate) async fn offer(mut args: OfferArgs) -> Result<ExitCode, Failure> {
         }
     };
     drop(spoke);
-    // Commands whose call was aborted are being ended.
+    // Commands whose call was aborted are still being ended.
     tasks.close();
     tasks.wait().await;
     result
@@ -72,7 +72,8 @@ pub(crate) async fn offer(mut args: OfferArgs) -> Result<ExitCode, Failure> {
 
 /// Shows connections and losses on standard error; ends with the spoke.
 ///
-/// The key decides which spoke registers. With one of no spoke (the admin's) the hub asks for a name: then it is the
+/// The key decides which spoke registers. If the key belongs to no spoke (as the admin's), the hub asks for a name,
+/// which is then the operations' namespace.
 /// operations' namespace.
 async fn follow(
     spoke: &mut Spoke,
@@ -194,7 +195,7 @@ impl Offer {
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// A spoke's name made of the first operation's namespace.
+    /// A spoke's name, made from the first operation's namespace.
     fn namespace(&self) -> Option<String> {
         let (spec, _) = self.operations.first()?;
         let name = spec.namespace.to_ascii_lowercase().replace('_', "-");
@@ -229,7 +230,7 @@ impl Offer {
     }
 }
 
-/// The description from the arguments; otherwise any input, and a text as output.
+/// The specification from the arguments; by default any input, and a text as output.
 fn spec(name: &OperationName, kind: OperationKind, input: Option<RawJson>, output: Option<RawJson>) -> OperationSpec {
     OperationSpec {
         name: name.operation().to_owned(),

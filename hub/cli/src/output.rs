@@ -1,11 +1,11 @@
-//! Standard output and standard error: a reader that leaves is no error, and nobody's text steers a terminal.
+//! Standard output and standard error: a reader that leaves is no error, and nobody's text controls a terminal.
 //!
 //! Invariants
-//! - What a table, a row or a line on standard error has of other people's text is in one line and without control
-//!   characters, wherever it goes.
-//! - What an operation answered goes out byte for byte into a pipe or a file. On a terminal its control characters are
-//!   shown, and not executed.
-//! - There are colours on a terminal alone, and none with `NO_COLOR`.
+//! - Other people's text in a table, a row or a line on standard error is on one line and without control characters,
+//!   wherever it goes.
+//! - What an operation answered is written byte for byte into a pipe or a file. On a terminal, its control characters
+//!   are made visible instead of being executed.
+//! - Colours appear only on a terminal, and never with `NO_COLOR`.
 
 mod terminal;
 
@@ -21,7 +21,7 @@ use self::terminal::{is_coloured, visible_json, visible_lines};
 use crate::args::Output;
 use crate::failure::Failure;
 
-/// Columns of a terminal under which a table is not made to fit.
+/// Terminals with fewer columns than this get tables that are not fitted to them.
 const NARROWEST: u16 = 20;
 
 /// Whether anybody still reads.
@@ -29,14 +29,14 @@ const NARROWEST: u16 = 20;
 pub(crate) enum Reader {
     /// Somebody does.
     There,
-    /// The pipe is closed: there is no more to do.
+    /// The pipe is closed: there is nothing more to do.
     Gone,
 }
 
-/// What a text on standard output is, which decides how a terminal shows it.
+/// The kind of a text on standard output, which decides how a terminal shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutputKind {
-    /// An answer of as many lines as it has.
+    /// An answer, with any number of lines.
     Text,
     /// One of many answers, each on a line.
     Item,
@@ -44,8 +44,8 @@ pub(crate) enum OutputKind {
     Json,
 }
 
-/// Writes a text that somebody else made to standard output, and flushes it: as it is into a pipe or a file, and so that it can
-/// be read on a terminal.
+/// Writes somebody else's text to standard output, and flushes it: unchanged into a pipe or a file, in readable form on
+/// a terminal.
 pub(crate) fn data(text: &str, kind: OutputKind) -> Result<Reader, Failure> {
     match (std::io::stdout().is_terminal(), kind) {
         (false, _) => line(text),
@@ -55,7 +55,7 @@ pub(crate) fn data(text: &str, kind: OutputKind) -> Result<Reader, Failure> {
     }
 }
 
-/// Writes a text of ours to standard output and flushes it.
+/// Writes a text of our own to standard output and flushes it.
 pub(crate) fn line(text: &str) -> Result<Reader, Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -70,14 +70,14 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
 }
 
-/// Why the command failed; gives its exit code.
+/// Reports why the command failed; returns its exit code.
 pub(crate) fn failed(failure: &Failure) -> ExitCode {
     let (line, code) = failure.report();
     marked("alkhub:", AnsiColor::Red, &line);
     code
 }
 
-/// What may not be as it was meant.
+/// Reports something that may not be as it was meant.
 pub(crate) fn warning(text: &str) {
     marked("warning:", AnsiColor::Yellow, text);
 }
@@ -91,12 +91,12 @@ fn marked(mark: &str, colour: AnsiColor, text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{style}{mark}{style:#} {text}");
 }
 
-/// Writes a last text of ours and ends well.
+/// Writes a final text of our own and ends successfully.
 pub(crate) fn text(text: &str) -> Result<ExitCode, Failure> {
     line(text).map(|_| ExitCode::SUCCESS)
 }
 
-/// Writes a last value as compact JSON and ends well.
+/// Writes a final value as compact JSON and ends successfully.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<ExitCode, Failure> {
     data(&compact(value)?, OutputKind::Json).map(|_| ExitCode::SUCCESS)
 }
@@ -111,7 +111,7 @@ pub(crate) fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure
     serde_json::to_string_pretty(value).map_err(|e| Failure::chain(&e))
 }
 
-/// A list: one JSON array, or a table with these columns; an empty table is a note.
+/// A list: one JSON array, or a table with these columns; for an empty table, a note.
 pub(crate) fn list<T: Serialize>(
     output: Output,
     items: &[T],
@@ -128,7 +128,7 @@ pub(crate) fn list<T: Serialize>(
     }
 }
 
-/// A table without lines, each row of it on a line unless a terminal is too narrow.
+/// A table without lines; each of its rows is on one line unless a terminal is too narrow.
 pub(crate) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let coloured = is_coloured(&std::io::stdout());
     let mut table = Table::new();
@@ -137,7 +137,7 @@ pub(crate) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -
         false => Cell::new(column),
     });
     table.load_style(presets::NOTHING).set_header(header);
-    // A terminal of unknown width, or too narrow for a row, gets rows as they are.
+    // On a terminal that is too narrow for a row, or whose width is unknown, rows are not fitted.
     let arrangement = match table.width() {
         Some(NARROWEST..) => ContentArrangement::Dynamic,
         _ => ContentArrangement::Disabled,

@@ -1,5 +1,5 @@
-//! `alkhub recover`: the way back in for who owns the machine. It asks no hub and needs no key: who can read the hub's
-//! settings and its `auth.hash-key-file` owns the hub anyway.
+//! `alkhub recover`: the way back in for the owner of the machine. It asks no hub and needs no key: whoever can read
+//! the hub's settings and its `auth.hash-key-file` owns the hub anyway.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use crate::output;
 use crate::serve::{DATABASE_TIMEOUT, ready};
 use crate::wait::Places;
 
-/// What the key is called in lists.
+/// The key's name in lists.
 const NAME: &str = "recovered";
 
 /// Enters a new admin key into the database and shows it.
@@ -44,7 +44,7 @@ pub(crate) async fn recover(args: ServeArgs) -> Result<ExitCode, Failure> {
     output::text(key.expose())
 }
 
-/// What this hub hashes its keys with.
+/// The hasher with which this hub hashes its keys.
 fn hasher(config: &HubConfig) -> Result<KeyHasher, Failure> {
     let file = config.auth.hash_key_file.as_deref().ok_or_else(|| {
         Failure::usage("`auth.hash-key-file` is not set: give the settings that the hub runs with (--config FILE)")

@@ -1,7 +1,7 @@
 //! `alkhub selftest`: a spoke and its callers in one process, to prove that calls find their way through a hub.
 //!
 //! The chart's `helm test` runs it in a pod of its own: each call is made over a new connection, which the Service may
-//! hand to another hub pod each time.
+//! route to another hub pod each time.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::output;
 const NAME: &str = "selftest";
 const OPERATION: &str = "selftest.echo";
 
-/// What is under way at the end may still report what it waits for.
+/// Whatever is under way at the end may still report what it is waiting for.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Offers an operation and calls it, each time over a new connection.
@@ -51,14 +51,14 @@ pub(crate) async fn selftest(args: SelftestArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A spoke that has registered; why it has not, at the end.
+/// A spoke that has registered, or why it has not by the end.
 async fn spoke(access: &HubAccess, end: Instant) -> Result<Spoke, Error> {
     let echo =
         Operation::query(OPERATION, async |input: Value| Ok::<_, Refusal>(input)).description("answers its input");
     let spoke = access.spoke().name(NAME).sessions(1).operation(echo).spawn()?;
     let mut status = spoke.status();
     let settled = status.wait_for(|status| !matches!(status, Status::Connecting(_)));
-    // Once it is late, the cause that was there last counts.
+    // If it is late, the last known cause is reported.
     let late = timeout_at(end, settled).await.is_err();
     let status = status.borrow().clone();
     match status {
@@ -76,8 +76,8 @@ async fn call(access: &HubAccess, input: &Value) -> Result<Value, Error> {
     answer
 }
 
-/// Tries again with jitter until `end` while the hub is on its way: not there yet, not ready, or without news of the
-/// spoke. A wrong key is final.
+/// Retries with jitter until `end` while the hub is not there yet, not ready, or has not heard of the spoke. A wrong
+/// key is final.
 async fn retried<T>(end: Instant, mut work: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Failure> {
     let mut last = None;
     loop {

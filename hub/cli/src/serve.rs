@@ -15,13 +15,13 @@ use crate::output;
 use crate::signals::Signals;
 use crate::wait::{self, Places};
 
-/// Time for a database to answer where a person waits for it.
+/// How long a database may take to answer while a person waits for it.
 pub(crate) const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where Kubernetes looks for the last words of a container.
+/// Where Kubernetes looks for a container's last message.
 const LAST_WORDS: &str = "/dev/termination-log";
 
-/// Runs a hub until a signal, then drains it; a second signal ends at once. A hub that cannot go on is a failure.
+/// Runs a hub until a signal, then drains it; a second signal ends it at once. A hub that cannot go on is a failure.
 pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     let ended = Box::pin(run(args)).await;
     ended.map_err(|failure| failure.leave_word(Path::new(LAST_WORDS)))
@@ -68,8 +68,8 @@ pub(crate) fn logs(config: &TelemetryConfig) -> Result<telemetry::Guard, Failure
     })
 }
 
-/// What to be warned of where other machines reach the hub and keys cross the network in the clear. In a pod an Ingress
-/// ends TLS.
+/// A warning if other machines can reach the hub and keys would cross the network unencrypted. In a pod, an Ingress
+/// handles TLS.
 pub(crate) fn exposed(config: &HubConfig) -> Option<String> {
     let listen = config.server.listen;
     (config.server.tls.is_none() && !listen.ip().is_loopback()).then(|| {
@@ -80,7 +80,7 @@ pub(crate) fn exposed(config: &HubConfig) -> Option<String> {
     })
 }
 
-/// Ends a hub that cannot go on. Who is connected is let go as in every other end; a hub without anybody ends at once.
+/// Ends a hub that cannot go on. Connected peers are drained as at any other end; a hub without any ends at once.
 pub(crate) async fn failed(hub: &Hub, signals: &mut Signals, reason: String) -> Failure {
     if hub.websockets() == 0 && hub.calls().in_flight() == 0 {
         hub.kill().await;

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::keys::lasts;
 use crate::output::{self, list};
 
-/// How long what is connected by keys that have ended may take to be gone from the list.
+/// How long connections whose keys have ended may take to disappear from the list.
 const LEAVING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -63,7 +63,7 @@ async fn show(args: &SpokesArgs) -> Result<ExitCode, Failure> {
     )
 }
 
-/// Those of the declaration, and those that an instance registered with. Where both have a key, the declaration's counts.
+/// The labels of the declaration and of the instances' registrations. If both have a key, the declaration's counts.
 fn labels_of(spoke: &SpokeInfo) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for instance in &spoke.instances {
@@ -84,7 +84,7 @@ fn has(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
 async fn declare(args: DeclareArgs) -> Result<ExitCode, Failure> {
     let name = parse(&args.name)?;
     let client = args.client.hub.client()?;
-    // One that only connected, or has keys, is declared for the first time.
+    // A spoke that has only connected, or only has keys, is declared for the first time.
     let before = client.declaration(&name).await?.filter(|before| !before.uid.is_empty());
     if before.is_none() && !args.end_keys {
         refuse_to_end(&name, &keys_of(&client, &name).await?)?;
@@ -138,7 +138,8 @@ async fn keys_of(client: &Client, name: &SpokeName) -> Result<Vec<KeyInfo>, Fail
     Ok(keys)
 }
 
-/// A first declaration makes another spoke of the name: the keys that were made for it end, and what is connected by them.
+/// A first declaration replaces the spoke of that name: the keys that were made for it end, and so do their
+/// connections.
 fn refuse_to_end(name: &SpokeName, keys: &[KeyInfo]) -> Result<(), Failure> {
     if keys.is_empty() {
         return Ok(());
@@ -151,14 +152,14 @@ fn refuse_to_end(name: &SpokeName, keys: &[KeyInfo]) -> Result<(), Failure> {
     )))
 }
 
-/// What is connected as a spoke.
+/// The instances connected as a spoke.
 async fn instances(client: &Client, name: &SpokeName) -> Result<Vec<InstanceInfo>, Failure> {
     let spokes = client.spokes().await?;
     let spoke = spokes.into_iter().find(|spoke| spoke.name == *name);
     Ok(spoke.map_or_else(Vec::new, |spoke| spoke.instances))
 }
 
-/// Warns that a spoke stays connected by a key that this end does not reach.
+/// Warns that a spoke stays connected with a key that this end cannot reach.
 fn stays(did: &str, name: &SpokeName, instances: &[InstanceInfo]) -> Failure {
     let instances: Vec<_> = instances
         .iter()
@@ -179,7 +180,7 @@ async fn delete(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
         Some(declared) if !declared.uid.is_empty() => {
             ours(&name, declared)?;
         }
-        // One that has just connected is in no list of the database yet.
+        // One that has just connected is not in any list of the database yet.
         _ if keys_of(&client, &name).await?.is_empty() => {
             let there = instances(&client, &name).await?;
             if !there.is_empty() {
@@ -197,7 +198,7 @@ async fn delete(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Waits until nothing is connected as a spoke that was deleted.
+/// Waits until nothing is connected any more as a spoke that was deleted.
 async fn leaves(client: &Client, name: &SpokeName) -> Result<(), Failure> {
     let end = Instant::now() + LEAVING;
     loop {
@@ -213,7 +214,7 @@ async fn leaves(client: &Client, name: &SpokeName) -> Result<(), Failure> {
     }
 }
 
-/// A declaration that may be changed here: no resource of Kubernetes would change it back.
+/// A declaration that may be changed here: no Kubernetes resource would change it back.
 fn ours<'a>(name: &SpokeName, declared: &'a SpokePut) -> Result<&'a SpokePut, Failure> {
     if declared.uid.starts_with(BY_HAND) {
         return Ok(declared);

@@ -9,7 +9,7 @@ use crate::args::{Cli, CompletionsArgs, Output, StatusArgs};
 use crate::failure::Failure;
 use crate::output;
 
-/// Says how a hub is.
+/// Shows the state of a hub.
 pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
     let access = args.client.hub.access()?;
     let report = access.client()?.report().await?;
@@ -43,7 +43,7 @@ pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
     output::text(&format!("{}\n\n{pods}", facts.join("\n")))
 }
 
-/// How many there are, by their states; those that are nowhere the hub does not count.
+/// How many spokes there are, by state; the hub does not count those that are connected nowhere.
 fn spokes(report: &HubReport) -> String {
     let connected = format!("{} connected", report.spokes_connected);
     match report.spokes_reconnecting {
@@ -57,7 +57,7 @@ pub(crate) fn version() -> Result<ExitCode, Failure> {
     output::text(&format!("alkhub {}", env!("CARGO_PKG_VERSION")))
 }
 
-/// Prints a shell's script.
+/// Prints the completion script of a shell.
 pub(crate) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "alkhub", &mut script);

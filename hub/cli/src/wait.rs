@@ -1,6 +1,7 @@
-//! Waiting for a server where a person waits too: soon a line that says what for, at last one that says why it failed.
+//! Waiting for a server while a person waits too: soon a line that says what for, and in the end one that says why it
+//! failed.
 //!
-//! Promise: no line has a user or a password of a URL in it.
+//! Promise: no line contains the user or the password of a URL.
 
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use tokio::time::timeout;
 use crate::failure::{Failure, chain};
 use crate::output;
 
-/// What is slower than this is reported.
+/// Anything slower than this is reported.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where the servers are, and what to do when one is away.
+/// Where the servers are, and what to do if one is away.
 #[derive(Debug)]
 pub(crate) struct Places {
     postgres: Place,
@@ -32,7 +33,7 @@ struct Place {
 // === impl Places ===
 
 impl Places {
-    /// Of a configuration, with what to do about Postgres and about Redis.
+    /// Taken from a configuration, with what to do about Postgres and about Redis.
     pub(crate) fn new(config: &HubConfig, postgres: &'static str, redis: &'static str) -> Result<Self, Failure> {
         let of_postgres = config.store.database().map_err(|e| Failure::usage(chain(&e)))?;
         let of_redis = config.events.redis().map_err(|e| Failure::usage(chain(&e)))?;
@@ -77,7 +78,7 @@ impl Places {
     }
 }
 
-/// Waits for `work` up to `limit`. `away` names what is missing, and why.
+/// Waits for `work` up to `limit`. `away` returns what is missing, and why.
 pub(crate) async fn until<T>(
     work: impl Future<Output = T>,
     limit: Duration,
@@ -106,7 +107,7 @@ pub(crate) async fn until<T>(
     Err(Failure::other(format!("not ready after {limit:?}: {cause}")))
 }
 
-/// Host and port of a server's URL, or the path of its socket; never its user and password.
+/// Host and port of a server's URL, or the path of its socket; never its user or password.
 fn address(url: &str, port: u16) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (authority, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

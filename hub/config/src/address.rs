@@ -1,36 +1,36 @@
-//! URLs of Redis and Postgres: what a hub can connect with. The hub reads them through this, and the operator before it
-//! rolls pods that work.
+//! URLs of Redis and Postgres that a hub can connect with. The hub reads them through this, and so does the operator
+//! before it rolls pods that work.
 //!
 //! Invariants
-//! - What is accepted here is accepted by the clients of both servers (their crates test it).
-//! - Nothing of a URL is in an error: it may hold a password.
+//! - What is accepted here is accepted by the clients of both servers (their crates test that).
+//! - No error contains any part of a URL, which may hold a password.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// Where a server is, without who connects.
+/// Where a server is, without the credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// In lower case.
     pub scheme: String,
-    /// Name or address, IPv6 without brackets; empty where a socket of this machine is meant.
+    /// Name or address, IPv6 without brackets; empty if a local socket is meant.
     pub host: String,
     /// The given port or the server's default.
     pub port: u16,
 }
 
-/// Why a URL cannot be used. It names the part that is wrong and never what is in it.
+/// Why a URL cannot be used. Names the part that is wrong, but never its content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidUrl(String);
 
-/// The port of a Redis that names none.
+/// The default port of Redis.
 pub const REDIS_PORT: u16 = 6379;
 
-/// The port of a Postgres that names none.
+/// The default port of Postgres.
 pub const POSTGRES_PORT: u16 = 5432;
 
-/// What both have in common.
+/// The advice that both share.
 const ENCODE: &str = "write / ? # @ : % and spaces in a user's name or password as %2F %3F %23 %40 %3A %25 %20";
 
 // === impl Address ===

@@ -1,4 +1,4 @@
-//! Keys: where the hash's key is and how long an answer is trusted.
+//! Keys: where the hash key is and how long a look-up is trusted.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Times as people write them: `90days`, where humantime alone would say `2months 29days 2h 52m 48s`.
+//! Times as people write them: `90days`, where humantime alone would write `2months 29days 2h 52m 48s`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ pub(crate) use humantime_serde::deserialize;
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// In days where it is a whole number of them.
+/// In days if it is a whole number of them.
 pub(crate) fn shown(time: Duration) -> String {
     let days = time.as_secs() / DAY.as_secs();
     if days > 0 && time == DAY * u32::try_from(days).unwrap_or(u32::MAX) {

@@ -13,15 +13,15 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The text is no TOML, or a setting is unknown or has a value that does not fit.
+    /// The text is not TOML, or a setting is unknown or has an unsuitable value.
     #[error("configuration {origin} is not valid: {message}")]
     Invalid {
         /// The file, or `in the environment`.
         origin: String,
-        /// The error of serde: it names the setting and, for an unknown one, those that exist.
+        /// The error of serde: names the setting and, if it is unknown, those that exist.
         message: String,
     },
-    /// A variable that names no section and key.
+    /// A variable that does not name a section and a key.
     #[error(
         "environment variable `{0}` is not a setting: write ALKHUB_<SECTION>__<KEY>, for example ALKHUB_SERVER__LISTEN"
     )]
@@ -29,14 +29,14 @@ pub enum Error {
     /// A variable that is not UTF-8.
     #[error("environment variable `{0}` is not UTF-8")]
     Encoding(String),
-    /// A setting that is more or less than it may be.
+    /// A setting outside its range.
     #[error("`{setting}` is `{value}`: it must be {range}")]
     Range {
         /// The setting, `section.key`.
         setting: String,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The range.
         range: String,
     },
     /// Settings that contradict each other.

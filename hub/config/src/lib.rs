@@ -1,7 +1,7 @@
-//! The settings of a hub: defaults, then a TOML file, then the environment, each over the one before.
+//! The settings of a hub: defaults, overridden by a TOML file, overridden by the environment.
 //!
-//! [`HubConfig`] is the whole of it. The operator renders the same struct that the hub parses, so that a renamed
-//! setting is a compile error and not an outage. This crate is the only place that reads alkhub's settings from the
+//! [`HubConfig`] holds all of them. The operator renders the same struct that the hub parses, so that a renamed setting
+//! is a compile error and not an outage. This crate is the only place that reads alkhub's settings from the
 //! environment: `ALKHUB_<SECTION>__<KEY>`, for example `ALKHUB_SERVER__LISTEN` for `listen` in `[server]`.
 //!
 //! Promises

@@ -8,13 +8,13 @@ use toml::{Table, Value};
 
 use crate::{ClientAddress, Error, HubConfig, ranges};
 
-/// What the environment's settings begin with.
+/// The prefix of settings in the environment.
 const PREFIX: &str = "ALKHUB_";
 
-/// Variables of the `alkhub` commands that share the prefix and are no settings of a hub.
+/// Variables of the `alkhub` commands that share the prefix but are not settings of a hub.
 const NOT_SETTINGS: [&str; 3] = ["ALKHUB_URL", "ALKHUB_TOKEN", "ALKHUB_CA_FILE"];
 
-/// Settings that have no default and are no plain text.
+/// Settings that have no default and are not plain text.
 const UNTYPED: [(&str, &str); 1] = [("server", "tls")];
 
 // === impl HubConfig ===
@@ -28,7 +28,7 @@ impl HubConfig {
         Self::load_from(file, std::env::vars_os())
     }
 
-    /// The same with the environment given, for tests.
+    /// The same with a given environment, for tests.
     ///
     /// # Errors
     /// [`Error`].
@@ -67,10 +67,10 @@ impl HubConfig {
         Ok(config)
     }
 
-    /// Checks each setting against its range, and then what one field alone cannot show.
+    /// Checks each setting against its range, and then what a single field cannot show.
     ///
     /// # Errors
-    /// [`Error::Range`] names the setting, its value and the range; [`Error::Contradiction`] the fields and the cure.
+    /// [`Error::Range`] names the setting, its value and the range; [`Error::Contradiction`] the fields and the remedy.
     pub fn check(&self) -> Result<(), Error> {
         ranges::check(self)?;
         let is_proxied = self.server.client_address == ClientAddress::ProxyProtocol;
@@ -110,7 +110,7 @@ impl HubConfig {
 }
 
 impl HubConfig {
-    /// The address at which other hubs dial this one: the pod's, or the one that `server.peer-listen` names.
+    /// The address at which other hubs dial this one: the pod's, or the one in `server.peer-listen`.
     pub fn peer_address(&self) -> Option<IpAddr> {
         let listen = self.server.peer_listen?.ip();
         match self.pod.ip.parse() {
@@ -120,8 +120,8 @@ impl HubConfig {
         }
     }
 
-    /// Where a peer in the same cluster reaches this pod and no other, as a hub's URL: the pod's address with the port of
-    /// `server.listen`; `None` where that is not known.
+    /// The URL at which a peer in the same cluster reaches exactly this pod: the pod's address with the port of
+    /// `server.listen`; `None` if the address is unknown.
     pub fn pod_url(&self) -> Option<String> {
         let (listen, address) = (self.server.listen, self.pod.ip.parse::<IpAddr>().ok()?);
         let takes_all = listen.ip().is_unspecified() && (listen.is_ipv6() || address.is_ipv4());
@@ -144,7 +144,7 @@ fn invalid(origin: &str, message: &str) -> Error {
     }
 }
 
-/// Puts `ALKHUB_SECTION__KEY` over the table, each value read as its default's type.
+/// Puts `ALKHUB_SECTION__KEY` variables over the table, reading each value as the type of its default.
 fn overlay(table: &mut Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(), Error> {
     let defaults = Table::try_from(HubConfig::default()).expect("the defaults have a TOML form");
     for (name, value) in environment {
@@ -170,7 +170,7 @@ fn overlay(table: &mut Table, environment: impl IntoIterator<Item = (OsString, O
     Ok(())
 }
 
-/// Sets `section.key`, where the key may name one more level (`server.tls.cert-file`).
+/// Sets `section.key`, where the key may have one more level (`server.tls.cert-file`).
 fn set(table: &mut Table, section: &str, key: &str, value: Value) -> Option<()> {
     let section_table = table
         .entry(section)

@@ -1,4 +1,4 @@
-//! Networks, for lists of proxies that are trusted.
+//! Networks, for lists of trusted proxies.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Network(IpNet);
 
-/// The text is no network that can be trusted.
+/// The text is not a network that can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("network `{text}` is not valid: {cure}")]
 pub struct InvalidNetwork {
@@ -25,7 +25,7 @@ pub struct InvalidNetwork {
 // === impl Network ===
 
 impl Network {
-    /// Whether the address is of the network; an IPv4 address in IPv6 form is that IPv4 address.
+    /// Whether the address is in the network; an IPv4 address in IPv6 form counts as that IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }

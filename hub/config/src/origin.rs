@@ -1,4 +1,4 @@
-//! Origins of web pages, as browsers send them: scheme, host, and the port where it is not the scheme's own.
+//! Origins of web pages, as browsers send them: scheme, host, and the port unless it is the scheme's default.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,14 +6,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-/// An origin of pages that may use the hub, or `*` for all.
+/// An origin whose pages may use the hub, or `*` for all.
 ///
-/// A browser's `Origin` is compared byte by byte: what a browser never sends would never match and is refused.
+/// A browser's `Origin` is compared byte by byte, so text that no browser sends could never match, and is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Origin(String);
 
-/// The text is no origin that a browser sends.
+/// The text is not an origin that a browser sends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an origin: {cure}")]
 pub struct InvalidOrigin {
@@ -51,7 +51,7 @@ impl FromStr for Origin {
     }
 }
 
-/// What to write where the text is no origin.
+/// What to write instead, if the text is not an origin.
 fn cure(text: &str) -> Option<String> {
     const FORM: &str = "write scheme and host, such as `https://app.example`, and the port where it is not the usual";
     if text == "*" {
@@ -91,7 +91,7 @@ fn normal(text: &str) -> Option<String> {
     if origin.is_tuple() {
         return matches!(url.scheme(), "http" | "https").then(|| origin.ascii_serialization());
     }
-    // Of an app or an extension: `tauri://localhost`, `chrome-extension://id`.
+    // The origin of an app or an extension: `tauri://localhost`, `chrome-extension://id`.
     let host = url.host_str().filter(|host| !host.is_empty())?;
     let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
     Some(format!("{}://{}{port}", url.scheme(), host.to_ascii_lowercase()))

@@ -1,4 +1,4 @@
-//! The channel prefix: what keeps two Hubs in one Redis apart.
+//! The channel prefix, which keeps two Hubs in one Redis apart.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +23,7 @@ impl ChannelPrefix {
     /// The default of a Hub resource: `alk:{namespace}:{hub}:`.
     ///
     /// # Errors
-    /// The names hold characters that no Kubernetes name has.
+    /// The names contain characters that no Kubernetes name has.
     pub fn of_hub(namespace: &str, hub: &str) -> Result<Self, InvalidPrefix> {
         format!("alk:{namespace}:{hub}:").parse()
     }
@@ -33,7 +33,7 @@ impl ChannelPrefix {
         &self.0
     }
 
-    /// Whether names of the two could meet: they are equal, or one begins with the other.
+    /// Whether names with the two prefixes could collide: they are equal, or one begins with the other.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.starts_with(&other.0) || other.0.starts_with(&self.0)
     }

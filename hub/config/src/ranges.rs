@@ -1,7 +1,7 @@
-//! What each setting may be, in one table: a setting that is not in it is a failing test.
+//! The range of each setting, in one table: a test fails if a setting is missing from it.
 //!
-//! Bounds are where something breaks, not where it becomes unwise: a limit of none that refuses everybody, a time that
-//! overflows a clock or that a server does not take, a number beyond which another bound counts in any case.
+//! Bounds are where something breaks, not where it becomes unwise: a limit of zero that refuses everybody, a time that
+//! overflows a clock or that a server does not accept, a number beyond which another bound applies anyway.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use url::Url;
 use crate::days::{DAY, shown};
 use crate::{Error, HubConfig};
 
-/// What a setting may be.
+/// The range of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Range {
     /// A whole number from one to another.
@@ -22,7 +22,7 @@ pub(crate) enum Range {
     Time(Duration, Duration),
     /// An address of HTTP.
     Http,
-    /// Whatever its type takes; where it names a file or a server, whoever opens it reports what is wrong.
+    /// Whatever its type accepts; if it names a file or a server, whoever opens that reports what is wrong.
     Typed,
 }
 
@@ -30,21 +30,22 @@ const MS: Duration = Duration::from_millis(1);
 const LEAST: Duration = Duration::from_millis(100);
 /// The longest wait; clocks and timers can add it to any time.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The longest time that something is kept.
+/// The longest time for which something is kept.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Postgres counts milliseconds in 31 bits: 24.8 days.
 const STATEMENT: Duration = Duration::from_secs(24 * 24 * 3600);
 
 const KIB: i64 = 1024;
 const TIB: i64 = 1024 * 1024 * 1024 * 1024;
-/// How many of anything.
+/// An upper bound for any number of things.
 const MANY: i64 = 1_000_000_000;
-/// Records that wait, of 2 KiB at most (`RECORD_BYTES` in `calls/src/records.rs`): nobody has more memory to spare for them.
+/// Records that wait, of 2 KiB at most (`RECORD_BYTES` in `calls/src/records.rs`): nobody has more memory to spare for
+/// them.
 const RECORDS: i64 = 1_000_000;
 /// As many as one registration can have (`OPERATIONS_LIMIT` of the protocol).
 const OPERATIONS: i64 = 10_000;
 
-/// Every setting with what it may be.
+/// Every setting with its range.
 const TABLE: &[(&str, Range)] = &[
     ("hub.namespace", Range::Typed),
     ("hub.name", Range::Typed),
@@ -127,7 +128,7 @@ const TABLE: &[(&str, Range)] = &[
 // === impl Range ===
 
 impl Range {
-    /// What a setting (`section.key`) may be; `None` for one that is not in the table.
+    /// The range of a setting (`section.key`); `None` if it is not in the table.
     pub(crate) fn of(setting: &str) -> Option<Self> {
         let row = TABLE.iter().find(|(name, _)| *name == setting);
         row.map(|(_, range)| *range)
@@ -161,7 +162,7 @@ impl fmt::Display for Range {
 /// Checks every setting against the table.
 ///
 /// # Errors
-/// [`Error::Range`] names the setting, its value and what it may be.
+/// [`Error::Range`] names the setting, its value and its range.
 pub(crate) fn check(config: &HubConfig) -> Result<(), Error> {
     let settings = Table::try_from(config).map_err(|error| Error::Invalid {
         origin: "in this process".to_owned(),

@@ -1,4 +1,4 @@
-//! The reference of all settings, written from this crate's own source.
+//! The reference of all settings, generated from this crate's own source.
 
 use toml::{Table, Value};
 
@@ -18,7 +18,7 @@ const SOURCES: [(&str, &str, &str); 9] = [
     ("telemetry", "TelemetryConfig", include_str!("telemetry.rs")),
 ];
 
-/// What stands above the tables. Both examples say the same, which a test reads.
+/// The text above the tables. Both examples say the same, which a test checks.
 const HEAD: &str = r#"# Settings
 
 Generated from `hub/config` by `make generate`; do not edit.
@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// The lines of the reference's block in a language.
+    /// The lines of the reference's code block in a language.
     fn example(language: &str) -> String {
         let reference = reference();
         let block = reference.split(&format!("```{language}\n")).nth(1).expect("a block");

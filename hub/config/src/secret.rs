@@ -1,10 +1,10 @@
-//! Secrets that come as a value or as a file.
+//! Secrets that are given as a value or as a file.
 
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Why a secret could not be had. The secret itself is never in the text.
+/// Why a secret is not available. The secret itself is never in the text.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Value and file are both set.
@@ -38,7 +38,7 @@ pub enum Error {
     Empty(&'static str),
 }
 
-/// Where one secret may come from.
+/// Where a secret may come from.
 #[derive(Debug)]
 pub struct Source<'a> {
     /// Name of the setting with the value.
@@ -51,7 +51,7 @@ pub struct Source<'a> {
     pub file: Option<&'a Path>,
 }
 
-/// The secret of a source, or `None` when nothing is set.
+/// The secret of a source, or `None` if neither setting is set.
 ///
 /// # Errors
 /// [`Error`].
@@ -74,7 +74,7 @@ pub fn resolve(source: &Source<'_>) -> Result<Option<SecretString>, Error> {
     }
 }
 
-/// Reads a secret from a file; white space around it is not part of it.
+/// Reads a secret from a file, without surrounding white space.
 ///
 /// # Errors
 /// [`Error::Unreadable`].

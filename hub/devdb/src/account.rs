@@ -1,4 +1,4 @@
-//! As whom Postgres runs: as ourselves, or as somebody unprivileged when we are root.
+//! The user as whom Postgres runs: ourselves, or somebody unprivileged if we are root.
 
 use std::fs::{Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -13,7 +13,7 @@ use crate::error::Error;
 /// Tried in this order.
 const NAMES: [&str; 2] = ["postgres", "nobody"];
 
-/// The user, when it is another one than ours.
+/// The user, if it is not ourselves.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     other: Option<User>,
@@ -22,7 +22,7 @@ pub(crate) struct Account {
 // === impl Account ===
 
 impl Account {
-    /// Ourselves; for root the owner of the data where there is one, else the first of [`NAMES`].
+    /// Ourselves; for root, the owner of existing data, or else the first of [`NAMES`] that exists.
     pub(crate) fn choose(data: &Path) -> Result<Self, Error> {
         if !Uid::effective().is_root() {
             return Ok(Self { other: None });
@@ -51,13 +51,13 @@ impl Account {
         }
     }
 
-    /// Gives it a file or a folder.
+    /// Gives it ownership of a file or a folder.
     pub(crate) fn give(&self, path: &Path) -> Result<(), Error> {
         let Some(user) = &self.other else { return Ok(()) };
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(Error::io("give away", path))
     }
 
-    /// Lets it, and nobody else, into a folder of ours that is closed. A folder that it can enter stays as it is.
+    /// Lets it, and nobody else, enter a closed folder of ours. A folder that it can enter already stays as it is.
     pub(crate) fn admit(&self, folder: &Path) -> Result<(), Error> {
         let Some(user) = &self.other else { return Ok(()) };
         let metadata = std::fs::metadata(folder).map_err(Error::io("look at", folder))?;

@@ -1,4 +1,4 @@
-//! Finds Debian's PostgreSQL, of the version that the data has.
+//! Finds Debian's PostgreSQL, in the version of the data.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::error::Error;
 /// Where Debian installs, one folder for each version.
 const DEBIAN: &str = "/usr/lib/postgresql";
 
-/// The newest installed version; where there is data already, the one that made it.
+/// The newest installed version; if there are data already, the version that made them.
 pub(crate) fn find(data: &Path) -> Result<PathBuf, Error> {
     find_in(Path::new(DEBIAN), data)
 }

@@ -11,10 +11,10 @@ pub enum Error {
     Locked {
         /// The folder.
         folder: PathBuf,
-        /// The process, when it is known.
+        /// The process, if it is known.
         pid: Option<u32>,
     },
-    /// The folder, or the lock in it, is another user's, who could take it at any time.
+    /// The folder, or the lock in it, belongs to another user, who could take it at any time.
     #[error("{path} belongs to another user: name a folder of your own")]
     NotOurs {
         /// The folder or the file.
@@ -30,10 +30,10 @@ pub enum Error {
     Version {
         /// The folder.
         folder: PathBuf,
-        /// What made the data.
+        /// The version that made the data.
         version: String,
     },
-    /// Run by root, and there is nobody else to run as.
+    /// We run as root, and there is nobody else to run as.
     #[error("Postgres does not run as root, and this system has neither a user `postgres` nor `nobody`")]
     NoAccount,
     /// The user that Postgres runs as cannot enter the folder.
@@ -44,7 +44,7 @@ pub enum Error {
         /// The first folder on the way that is closed to it.
         blocked: PathBuf,
     },
-    /// A server runs in the folder that is not ours.
+    /// A server that is not ours runs in the folder.
     #[error("process {pid} runs in {folder} and was not started by alkhub: stop it")]
     Foreign {
         /// The folder.
@@ -98,7 +98,7 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The name is not one for a database.
+    /// The name cannot be that of a database.
     #[error("`{0}` is no name for a database: use 1 to 63 lower-case letters, digits and `_`")]
     DatabaseName(String),
     /// A statement failed.

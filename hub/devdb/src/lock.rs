@@ -1,11 +1,11 @@
-//! One process at a time uses a folder.
+//! Makes sure that only one process at a time uses a folder.
 //!
-//! The lock is the kernel's, on the open file: it ends with the process, however that ends. The file stays, and its
+//! The lock is the kernel's, on the open file, so it ends with the process, however that ends. The file stays; its
 //! text, the holder's process id, means something only while the lock is held.
 //!
 //! Invariants
-//! - Nobody but the folder's owner can open the file, so that nobody else can hold the lock, after a crash either. A
-//!   file of an older alkhub, which others could open, is replaced: they may have it open still.
+//! - Nobody but the folder's owner can open the file, so nobody else can hold the lock, not even after a crash. A file
+//!   from an older alkhub that others could open is replaced, since they may still have it open.
 //! - A file or a folder of another user is never used.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
@@ -20,13 +20,13 @@ use crate::error::Error;
 /// The file in the folder.
 const NAME: &str = "lock";
 
-/// What takes the place of a file that others could open.
+/// Replaces a file that others could open.
 const NEW_NAME: &str = "lock.new";
 
 const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_FOLDER: u32 = 0o700;
 
-/// What group and others may do.
+/// The permissions of group and others.
 const OTHERS: u32 = 0o077;
 
 /// Held for as long as it lives.
@@ -39,12 +39,12 @@ pub struct FolderLock {
 // === impl FolderLock ===
 
 impl FolderLock {
-    /// Makes the folder when it is missing, and takes its lock. A folder that was missing, that is empty, or that has a
-    /// lock already, is closed to all but its owner; one with other things in it stays as open as it is.
+    /// Creates the folder if it is missing, and takes its lock. A folder that was missing, is empty, or already has a
+    /// lock is closed to all but its owner; one with other contents stays as open as it is.
     ///
     /// # Errors
-    /// [`Error::Locked`] names the holder; [`Error::NotOurs`] when folder or lock are another user's; [`Error::Io`] when
-    /// the folder cannot be made or written to.
+    /// [`Error::Locked`] names the holder; [`Error::NotOurs`] if folder or lock belong to another user; [`Error::Io`]
+    /// if the folder cannot be created or written to.
     pub fn take(folder: &Path) -> Result<Self, Error> {
         make(folder)?;
         let path = folder.join(NAME);
@@ -60,7 +60,7 @@ impl FolderLock {
                 }
                 Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
             }
-            // Another file may be there by now, and its lock another's.
+            // There may be another file by now, with a lock of its own.
             if !is_at(&file, &path) {
                 continue;
             }
@@ -75,8 +75,8 @@ impl FolderLock {
         }
     }
 
-    /// The process that holds a folder's lock: `None` when nobody does, or when somebody else could; `Some(None)` when
-    /// it did not say.
+    /// The process that holds a folder's lock: `None` if nobody does, or if somebody else could; `Some(None)` if the
+    /// holder did not write its id.
     pub fn holder(folder: &Path) -> Option<Option<u32>> {
         let mut file = File::open(folder.join(NAME)).ok()?;
         let metadata = file.metadata().ok()?;
@@ -95,7 +95,7 @@ impl FolderLock {
     }
 }
 
-/// Makes the folder, or closes one that is there and has nothing in it that others may need.
+/// Creates the folder, or closes an existing one if it contains nothing that others may need.
 fn make(folder: &Path) -> Result<(), Error> {
     if let Some(parent) = folder.parent() {
         std::fs::create_dir_all(parent).map_err(Error::io("make", parent))?;
@@ -137,7 +137,7 @@ fn open(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// A new file in the place of one whose lock is held: locked before anybody can find it.
+/// A new file in place of one whose lock is held: locked before anybody can find it.
 fn replaced(path: &Path) -> Result<File, Error> {
     let new = path.with_file_name(NEW_NAME);
     let _ = std::fs::remove_file(&new);
@@ -161,7 +161,7 @@ fn is_ours(metadata: &Metadata) -> bool {
     metadata.uid() == Uid::effective().as_raw()
 }
 
-/// Whether an open file is the one that a path names.
+/// Whether an open file is the one at a path.
 fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(open), Ok(named)) = (file.metadata(), std::fs::symlink_metadata(path)) else {
         return false;

@@ -1,20 +1,20 @@
-//! How a private server runs.
+//! Options of a private server.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How a private server runs.
+/// Options of a private server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Holds everything: `data`, `run` (the socket), `postgres.log`, `lock`. Made when missing.
+    /// Holds everything: `data`, `run` (the socket), `postgres.log`, `lock`. Created if missing.
     pub folder: PathBuf,
-    /// Whether what was committed survives a loss of power. Only tests can do without.
+    /// Whether committed data survive a loss of power. Only tests can do without that.
     pub durable: bool,
-    /// A port on 127.0.0.1 to listen on besides the socket, where a password is asked for; none by default.
+    /// A port on 127.0.0.1 to listen on besides the socket, with a password; none by default.
     pub tcp_port: Option<u16>,
-    /// Connections at most.
+    /// The most connections.
     pub max_connections: u16,
-    /// Longest wait for a new or recovering server.
+    /// How long to wait for a new or recovering server.
     pub start_timeout: Duration,
 }
 

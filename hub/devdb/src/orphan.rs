@@ -1,7 +1,8 @@
 //! Ends a server that a killed process left behind.
 //!
-//! A Postgres stands in its data folder: that, and the name that [`crate::postmaster`] gives its servers, show whether
-//! a process is ours. The process id in `postmaster.pid` alone proves nothing, since ids are used again.
+//! The working directory of a Postgres is its data folder: that, and the name that [`crate::postmaster`] gives its
+//! servers, show whether a process is ours. The process id in `postmaster.pid` alone proves nothing, since ids are
+//! reused.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,15 +13,15 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::process::{MARK, pid_of};
 
-/// How long each way of asking may take.
+/// The signals to try, and how long each may take.
 const PATIENCE: [(Signal, Duration); 3] = [
     (Signal::SIGINT, Duration::from_secs(10)),
     (Signal::SIGQUIT, Duration::from_secs(5)),
     (Signal::SIGKILL, Duration::from_secs(5)),
 ];
 
-/// Ends what runs in a data folder and removes what it left there and in the socket's folder. The folder's lock must be
-/// held.
+/// Ends whatever runs in a data folder and removes what it left there and in the socket's folder. The folder's lock
+/// must be held.
 pub(crate) fn end(data: &Path, socket: &Path) -> Result<(), Error> {
     let Ok(data) = data.canonicalize() else {
         return Ok(());
@@ -39,8 +40,8 @@ pub(crate) fn end(data: &Path, socket: &Path) -> Result<(), Error> {
         end_all(&data, leader(&data, &running))?;
     }
     remove(&data.join("postmaster.pid"))?;
-    // Postgres would take a process that ended, but that nobody waited for, or another one with the same id for its
-    // owner.
+    // Postgres would take a process that has ended but was not waited for, or another one with the same id, for the
+    // owner of these files.
     for entry in std::fs::read_dir(socket).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
             remove(&entry.path())?;
@@ -56,7 +57,7 @@ fn remove(file: &Path) -> Result<(), Error> {
     }
 }
 
-/// Asks the leader, who ends the others; without one, they end by themselves or are killed.
+/// Asks the leader, which ends the others; without a leader, they end by themselves or are killed.
 fn end_all(data: &Path, leader: Option<u32>) -> Result<(), Error> {
     let mut left = Vec::new();
     for (signal, patience) in PATIENCE {
@@ -65,7 +66,7 @@ fn end_all(data: &Path, leader: Option<u32>) -> Result<(), Error> {
             _ => processes_in(data),
         };
         for pid in asked {
-            // It may be gone by now; whether it is, is looked at below.
+            // It may be gone by now, which is checked below.
             kill(pid_of(pid), signal).ok();
         }
         left = wait_for_none(data, patience);
@@ -95,7 +96,7 @@ fn leader(data: &Path, running: &[u32]) -> Option<u32> {
     running.contains(&pid).then_some(pid)
 }
 
-/// The processes of Postgres that stand in a folder. One that has ended and is not yet waited for stands nowhere.
+/// The processes of Postgres whose working directory is the folder. One that has ended and was not waited for has none.
 fn processes_in(data: &Path) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries

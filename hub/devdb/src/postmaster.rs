@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::process::{MARK, pid_of};
 use crate::settings::Settings;
 
-/// A log that is larger is begun anew at the next start.
+/// A log larger than this is begun anew at the next start.
 const LOG_LIMIT_BYTES: u64 = 8 * 1024 * 1024;
 
 const POLL: Duration = Duration::from_millis(10);
@@ -26,8 +26,8 @@ pub(crate) struct Postmaster {
     durable: bool,
 }
 
-/// Ends a temporary server and removes its folder when our end of a pipe closes: that is, when it is dropped, or when
-/// our process ends in whatever way.
+/// Ends a temporary server and removes its folder when our end of a pipe closes, which happens when it is dropped, or
+/// when our process ends in whatever way.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     child: Child,
@@ -98,7 +98,7 @@ impl Postmaster {
         }
     }
 
-    /// Asks for a "fast" end (everything is written), unless there is no patience for it; then for an "immediate" one,
+    /// Asks for a "fast" shutdown (everything is written) if there is `patience` for it; then for an "immediate" one,
     /// which loses what was not made durable; then kills.
     fn end(&mut self, patience: Duration) -> Result<(), Error> {
         let patience = [
@@ -195,7 +195,7 @@ fn server_settings(settings: &Settings) -> Vec<String> {
     all
 }
 
-/// What `pg_ctl` looks at: the eighth line of `postmaster.pid`, of this very process.
+/// What `pg_ctl` checks: the eighth line of `postmaster.pid`, if it belongs to this very process.
 fn is_ready(data: &Path, pid: u32) -> bool {
     let Ok(text) = std::fs::read_to_string(data.join("postmaster.pid")) else {
         return false;
@@ -214,7 +214,7 @@ fn open_log(path: &PathBuf) -> Result<File, Error> {
     } else {
         options.append(true);
     }
-    // What clients sent may be in it.
+    // It may contain what clients sent.
     options.mode(0o600);
     let log = options.open(path).map_err(Error::io("open", path))?;
     log.set_permissions(Permissions::from_mode(0o600))
@@ -222,7 +222,7 @@ fn open_log(path: &PathBuf) -> Result<File, Error> {
     Ok(log)
 }
 
-/// The last line about an end, else the last line.
+/// The last line that reports a shutdown, or else the last line.
 fn last_reason(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text[text.len().saturating_sub(16 * 1024)..]).into_owned();

@@ -1,4 +1,4 @@
-//! The server as its users have it: started, stopped, started again, with databases.
+//! The server as its users see it: started, stopped, started again, with databases.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::orphan;
 use crate::postmaster::{Postmaster, Watchdog};
 use crate::settings::Settings;
 
-/// A statement of this module waits no longer.
+/// The time limit for a statement of this module.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running private server.
 #[derive(Debug)]
 pub struct Server {
     settings: Settings,
-    // Fields are dropped in this order: the server ends, then the folder goes, then the lock.
+    // Fields are dropped in this order: the server ends, then the folder is removed, then the lock is released.
     postmaster: Mutex<Option<Postmaster>>,
     _watchdog: Option<Watchdog>,
     _lock: FolderLock,
@@ -30,8 +30,9 @@ pub struct Server {
 // === impl Server ===
 
 impl Server {
-    /// Starts the server of a folder, after making it and ending an orphan where need be; it takes connections when
-    /// this returns. Dropping the future lets the start come to its end and then ends the server.
+    /// Starts the server of a folder, creating the folder and ending an orphan if necessary; the server takes
+    /// connections when this returns. If the future is dropped, the start still completes, and then the server is
+    /// ended.
     ///
     /// # Errors
     /// [`Error`], each a line that says what to do.
@@ -39,13 +40,13 @@ impl Server {
         blocking(move || Self::start_now(&options, false)).await
     }
 
-    /// A server for tests: in a folder of its own that goes with it, fast, and not durable.
+    /// A server for tests: in a folder of its own that is removed with it, fast, and not durable.
     ///
     /// # Errors
     /// As [`Server::start`].
     pub async fn temporary() -> Result<Self, Error> {
         let name = format!("alkhub-pg-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
-        // Not the environment's: it may name a folder that another user cannot reach, or a long one.
+        // Not the environment's folder: that may be one which another user cannot reach, or whose name is long.
         let folder = Path::new("/tmp").join(name);
         let options = Options {
             durable: false,
@@ -65,7 +66,7 @@ impl Server {
         self.settings.url(database)
     }
 
-    /// Makes a database, unless it is there, and answers its URL.
+    /// Creates a database, unless it exists, and returns its URL.
     ///
     /// # Errors
     /// [`Error::Database`]; [`Error::DatabaseName`] for a name that is not of `a` to `z`, `0` to `9` and `_`.
@@ -88,10 +89,10 @@ impl Server {
         self.postmaster.lock().await.as_ref().map(Postmaster::pid)
     }
 
-    /// Ends the server, breaking its connections; what was committed stays. Again is the same.
+    /// Ends the server, breaking its connections; committed data stay. Doing it again changes nothing.
     ///
     /// # Errors
-    /// [`Error::Stuck`] when even a kill did not end it.
+    /// [`Error::Stuck`] if not even a kill ended it.
     pub async fn stop(&self) -> Result<(), Error> {
         let Some(postmaster) = self.postmaster.lock().await.take() else {
             return Ok(());
@@ -114,7 +115,7 @@ impl Server {
 
     fn start_now(options: &Options, temporary: bool) -> Result<Self, Error> {
         let lock = FolderLock::take(&options.folder)?;
-        // From here on a temporary folder goes whatever happens.
+        // From here on, a temporary folder is removed whatever happens.
         let watchdog = temporary.then(|| Watchdog::start(&options.folder)).transpose()?;
         let settings = Settings::of(options)?;
         orphan::end(&settings.data, &settings.socket)?;

@@ -1,4 +1,4 @@
-//! Where everything of a private server is, and how it is made the first time.
+//! Where the parts of a private server are, and how they are created the first time.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -17,14 +17,14 @@ use crate::options::Options;
 /// The user of the database, not of the system.
 pub(crate) const ROLE: &str = "alkhub";
 
-/// What is escaped of the socket's path in a URL.
+/// The characters of the socket's path that are escaped in a URL.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-');
 
 /// A path of a socket must be shorter than 108 bytes; this leaves room.
 const SOCKET_PATH_LIMIT: usize = 100;
 const SOCKET_NAME: &str = ".s.PGSQL.65535";
 
-/// Names the socket where there is no TCP.
+/// The port in the socket's name if there is no TCP.
 const DEFAULT_PORT: u16 = 5432;
 
 /// Everything that a start needs to know.
@@ -73,13 +73,13 @@ impl Settings {
         format!("postgres://{ROLE}@localhost:{}/{database}?host={host}", self.port)
     }
 
-    /// Makes the folder of the socket, and the data when there is none.
+    /// Creates the folder of the socket, and the data if there are none.
     pub(crate) fn make(&self) -> Result<(), Error> {
         self.make_socket_folder()?;
         if self.data.join("PG_VERSION").exists() {
             return Ok(());
         }
-        // Under another name first: a data folder is whole, or is not there.
+        // Under another name first, so that a data folder is either complete or absent.
         let new = self.data.with_extension("new");
         if new.exists() {
             std::fs::remove_dir_all(&new).map_err(Error::io("remove", &new))?;
@@ -133,8 +133,8 @@ impl Settings {
         })
     }
 
-    /// A command of PostgreSQL as the account. Nothing of our environment reaches it: `PGDATA`, `PGPORT` and the like
-    /// would steer it.
+    /// A PostgreSQL command, run as the account. Nothing of our environment reaches it: `PGDATA`, `PGPORT` and the like
+    /// would influence it.
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.binaries.join(name));
         command
@@ -155,7 +155,7 @@ fn private_folder(path: &Path) -> Result<(), Error> {
         .map_err(Error::io("make", path))
 }
 
-/// Inside the folder where its path is short enough, else a folder in `/tmp` that is named after it.
+/// Inside the folder if its path is short enough, else a folder in `/tmp` that is named after it.
 fn socket_folder(folder: &Path) -> PathBuf {
     let inside = folder.join("run");
     if inside.join(SOCKET_NAME).as_os_str().len() < SOCKET_PATH_LIMIT {

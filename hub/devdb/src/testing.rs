@@ -1,5 +1,5 @@
-//! One temporary server for all tests of a program, with a database for each; and servers of a test's own. What fails here
-//! panics.
+//! One temporary server for all tests of a program, with a database for each; and servers of a test's own. Failures
+//! here panic.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub async fn server() -> &'static Server {
         .await
 }
 
-/// A server in `pg` below a folder, which anybody may enter from now on. It listens on a port of 127.0.0.1 too, where
+/// A server in `pg` below a folder, which from then on anybody may enter. It also listens on a port of 127.0.0.1, where
 /// `alkhub` has the password `secret`.
 ///
 /// # Panics
@@ -70,10 +70,10 @@ pub async fn execute(url: &str, sql: impl Into<String>) {
         .expect("the statement is right");
 }
 
-/// The one number that a query answers.
+/// The single number that a query returns.
 ///
 /// # Panics
-/// It fails, or answers something else.
+/// It fails, or returns something else.
 pub async fn number(url: &str, sql: impl Into<String>) -> i64 {
     let mut connection = connection(url).await;
     sqlx::query_scalar(AssertSqlSafe(sql.into()))

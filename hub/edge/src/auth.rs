@@ -1,13 +1,13 @@
-//! From a key to the one who holds it.
+//! From a key to its holder.
 //!
-//! A key is checked by its checksum, hashed, and looked up: in memory, where an answer is trusted for `auth.cache-ttl`
-//! and for longer while Postgres is away, else in Postgres. A revocation reaches every hub through Redis and ends the
-//! key's WebSockets and streams at once.
+//! A key is checked by its checksum, hashed, and looked up: first in memory, where an answer is trusted for
+//! `auth.cache-ttl` and for longer while Postgres is away, then in Postgres. A revocation reaches every hub through
+//! Redis and ends the key's WebSockets and streams at once.
 //!
 //! Invariants
-//! - Postgres away is never "your key is wrong": a known key goes on, an unknown one gets 503.
-//! - A revocation that arrives while the key is being looked up counts; so does one that arrives while a request's body
-//!   does.
+//! - While Postgres is away, nobody is told that their key is wrong: a known key keeps working, an unknown one gets
+//!   503.
+//! - A revocation counts even if it arrives while the key is being looked up, or while a request's body is being read.
 //! - A look-up that begins after a revocation arrived is believed: a key that came back with its spoke works at once.
 //! - Neither the key nor its hash is logged.
 
@@ -43,14 +43,14 @@ use suspect::SuspectLookups;
 /// Keys kept in memory.
 const KEYS: u64 = 100_000;
 
-/// A key not used for so long is forgotten.
+/// A key that was not used for this long is forgotten.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Texts that are no keys of ours are remembered, so that they cost no query.
+/// This many texts that are not keys of ours are remembered, so that they cost no query.
 const UNKNOWN: u64 = 10_000;
 const UNKNOWN_TTL: Duration = Duration::from_secs(3);
 
-/// Revocations are remembered so long, for look-ups that were under way. One that begins later is believed.
+/// How long revocations are remembered, for look-ups that were under way. A later look-up is believed.
 const REVOKED_TTL: Duration = Duration::from_secs(60);
 
 /// Looks keys up and remembers them, and ends what a key has open when the key ends.
@@ -63,9 +63,9 @@ pub struct KeyRing {
     ttl: Duration,
     known: moka::future::Cache<KeyHash, Arc<Key>>,
     unknown: moka::sync::Cache<KeyHash, ()>,
-    /// The news of their revocation, by id.
+    /// The number of the revocation's news, by key id.
     revoked: moka::sync::Cache<Arc<str>, u64>,
-    /// How much news there was of keys that end or change.
+    /// How many news of ended or changed keys there have been.
     news: AtomicU64,
     bad: BadKeys,
     suspect: SuspectLookups,
@@ -88,9 +88,9 @@ pub struct KeyRingParts<'a> {
     pub hasher: KeyHasher,
     /// How long an answer is trusted.
     pub auth: &'a AuthConfig,
-    /// The limits of keys.
+    /// The limits that apply to keys.
     pub server: &'a ServerConfig,
-    /// Counts who is refused.
+    /// Counts refusals.
     pub metrics: Arc<EdgeMetrics>,
 }
 
@@ -133,12 +133,12 @@ impl KeyRing {
         &self.hasher
     }
 
-    /// The holder of a key that came from `peer`. Bad keys of an address count against further bad ones and never against
-    /// a good one: a key that can be one is looked up first.
+    /// The holder of a key that came from `peer`. Bad keys from an address count against further bad ones, never
+    /// against a good one: a key that is well-formed is looked up first.
     ///
     /// # Errors
-    /// 401 when there is no good key, 403 when its spoke is suspended, 429 instead of 401 when the peer had too many bad
-    /// ones, 503 when Postgres is away and the key is not known.
+    /// 401 if there is no good key, 403 if its spoke is suspended, 429 instead of 401 if the peer sent too many bad
+    /// ones, 503 if Postgres is away and the key is not known.
     pub(crate) async fn authenticate(&self, credential: Option<&str>, peer: IpAddr) -> Result<Arc<Key>, ApiError> {
         let Some(text) = credential else {
             return Err(self.refused(
@@ -173,7 +173,7 @@ impl KeyRing {
         })
     }
 
-    /// Takes messages of a WebSocket from the key's rate: how long it must not be read.
+    /// Takes messages of a WebSocket from the key's rate; returns how long the socket must not be read.
     pub fn take_messages(&self, key: &Key, count: u32) -> Duration {
         let wait = self.messages.charge(&key.messages, count);
         if !wait.is_zero() {
@@ -201,15 +201,15 @@ impl KeyRing {
         key.waiting.take(self.connections)
     }
 
-    /// Takes a place for what is left of a session that another hub goes on with: one that has left cannot be refused, and
-    /// takes no place of one that waits.
+    /// Takes a place for what is left of a session that has moved to another hub. It cannot be refused, since the
+    /// session has already left, and it takes no place from waiting sessions.
     pub fn take_left(&self, key: &Key) -> Slot {
         let slot = key.left.take(usize::MAX);
         slot.expect("memory has no room for so many")
     }
 
-    /// Why a key is no longer good that has just come where revocations find it, be it into memory or among those of what
-    /// is open: one that came before may have passed it by.
+    /// Why a key is no longer good. To be called once the key is where revocations look for it, in memory or among the
+    /// keys of what is open: an earlier revocation may have missed it.
     pub fn look_again(&self, key: &Key) -> Option<KeyFault> {
         if let Some(news) = self.revoked.get(&key.id) {
             key.revoke_by(news);
@@ -217,7 +217,7 @@ impl KeyRing {
         key.fault(Timestamp::now())
     }
 
-    /// Looks at a key again that was good when the request began: what it is worth now counts.
+    /// Looks again at a key that was good when the request began; its present state counts.
     ///
     /// # Errors
     /// 401 or 403: it has ended meanwhile, or its spoke is suspended.
@@ -260,7 +260,7 @@ impl KeyRing {
         self.bad_key(peer, AuthFailure::Unknown, "the key is not known here")
     }
 
-    /// Counts a bad key. The answer names what is wrong with it until the address had too many.
+    /// Counts a bad key. The answer says what is wrong with it until the address has sent too many.
     fn bad_key(&self, peer: IpAddr, reason: AuthFailure, message: &str) -> ApiError {
         if let Err(wait) = self.bad.check(peer) {
             return self.too_many(wait);
@@ -274,7 +274,7 @@ impl KeyRing {
         ApiError::new(Code::Unauthenticated, message)
     }
 
-    /// Forgets that a key was unknown, or what it was worth: it has just been made or brought back.
+    /// Forgets what was known of a key, since it has just been created or brought back.
     pub async fn made(&self, hash: &KeyHash) {
         self.unknown.invalidate(hash);
         if let Some(key) = self.known.get(hash).await {
@@ -282,18 +282,18 @@ impl KeyRing {
         }
     }
 
-    /// Looks keys up for addresses that had too many bad ones, for as long as it is polled.
+    /// Looks up keys from addresses that sent too many bad ones, for as long as it is polled.
     pub async fn look_up_suspect(&self) {
         self.suspect.answer_all(&self.store).await;
     }
 
-    /// The last news of keys. A look-up asks for it before it begins: whoever ends or changes a key writes first and tells
-    /// it then, so that the look-up knows all that was told by now.
+    /// The number of the last news of keys. A look-up reads it before it begins: a key's change is written first and
+    /// announced afterwards, so the look-up sees everything that has been announced by then.
     fn last_news(&self) -> u64 {
         self.news.load(Ordering::SeqCst)
     }
 
-    /// The number of what has just come.
+    /// The number for news that has just arrived.
     fn next_news(&self) -> u64 {
         self.news.fetch_add(1, Ordering::SeqCst) + 1
     }

@@ -1,9 +1,10 @@
 //! A request's body: read whole, within limits of size, depth and time, and charged to the key while it is read.
 //!
 //! Invariants
-//! - Nothing is read of a request whose key is not known to be good, and it must be good still when everything is.
-//! - What is read is charged as it grows; whoever takes it from here charges it as what it is then.
-//! - Who sent too much gets the answer: some of the rest is read away, and not kept.
+//! - Nothing is read before the request's key is known to be good, and the key must still be good when everything was
+//!   read.
+//! - What is read is charged as it grows; whoever takes it from here charges it for what it is then.
+//! - A sender of too much still gets an answer: part of the rest is read and discarded.
 
 use std::time::Duration;
 
@@ -26,10 +27,10 @@ use crate::payer::Payer;
 /// A body that has not arrived whole in this time has failed.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Of a body that is not kept this much is read away, so that its sender gets the answer.
+/// How much of a body that is not kept is read and discarded, so that its sender gets the answer.
 const DISCARD_LIMIT: usize = 8 * 1024 * 1024;
 
-/// A request's body as one JSON value within the limits of size and depth; absent when it is empty.
+/// A request's body as one JSON value within the limits of size and depth; `None` if it is empty.
 #[derive(Debug)]
 pub struct RawBody(pub Option<RawJson>);
 
@@ -37,10 +38,10 @@ pub struct RawBody(pub Option<RawJson>);
 #[derive(Debug)]
 pub struct JsonBody<T>(pub T);
 
-/// What has come of a body.
+/// What has arrived of a body.
 #[derive(Debug)]
 struct Collected {
-    /// All of it where it came at once, as it came.
+    /// The whole body, as it came, if it came in one piece.
     first: Option<Bytes>,
     more: Vec<u8>,
     size: usize,
@@ -102,7 +103,8 @@ async fn read(request: Request) -> Result<Bytes, ApiError> {
     let Some(budget) = Payer::budget(request.extensions()) else {
         return Err(ApiError::new(Code::Unauthenticated, "the request needs a key"));
     };
-    // Who waits for leave to send gets none; of the rest some is read away, so that they get the answer.
+    // A sender that waits for `100 Continue` does not get it. From others, part of the rest is discarded so that they
+    // get the answer.
     let length = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
     let waits = conformance::expects_continue(request.headers());
     if length > DISCARD_LIMIT || (waits && length > PAYLOAD_LIMIT_BYTES) {
@@ -138,7 +140,7 @@ fn too_large() -> ApiError {
 // === impl Collected ===
 
 impl Collected {
-    /// Reads a body to its end, or up to what is read away of one that is not kept.
+    /// Reads a body to its end, or, if it is not kept, up to the limit of what is discarded.
     async fn fill(&mut self, mut body: Body) -> Result<(), axum::Error> {
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else {
@@ -193,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// A request of a key that may keep so many bytes, with a body in pieces.
+    /// A request with a body in pieces, by a key that may keep so many bytes.
     fn request(key_bytes: usize, sizes: &[usize]) -> Request {
         let pieces: Vec<_> = sizes
             .iter()

@@ -1,4 +1,4 @@
-//! What RFC 9110 and 9112 ask of a request before anybody looks at what it means (docs/HTTP.md has the whole table).
+//! What RFC 9110 and 9112 require of a request, before anybody looks at its meaning (docs/HTTP.md has the whole table).
 
 use alkhub_protocol::Code;
 use axum::extract::Request;
@@ -12,8 +12,8 @@ use crate::header;
 /// Checks a request's frame.
 ///
 /// # Errors
-/// 400 without one right `Host`, with two of a header that holds one value, or with a transfer coding that is not
-/// known; 417 for an expectation that is not known, 415 for a body that is encoded.
+/// 400 without exactly one valid `Host`, with a single-valued header given twice, or with an unknown transfer coding;
+/// 417 for an unknown expectation, 415 for an encoded body.
 pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
     check_host(request)?;
     let headers = request.headers();
@@ -40,15 +40,16 @@ pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
     headers.contains_key(EXPECT)
 }
 
-/// Whether the connection ends with the request. It does with one that gives its length twice, in two ways, which RFC
-/// 9112 lets be read by `Transfer-Encoding`; and with one whose body has a coding that is not known.
+/// Whether the connection ends with the request. It does if the request gives its length twice, in two ways, in which
+/// case RFC 9112 allows reading it by `Transfer-Encoding`; and if the body has an unknown coding.
 pub(crate) fn ends_connection(request: &Request) -> bool {
     let headers = request.headers();
     let has_two_lengths = headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING);
     has_two_lengths || has_unknown_coding(headers)
 }
 
-/// Whether the body has a transfer coding beside `chunked`: hyper takes what ends with that, and removes that alone.
+/// Whether the body has a transfer coding besides `chunked`: hyper accepts any list that ends with that, and removes
+/// only that.
 fn has_unknown_coding(headers: &HeaderMap) -> bool {
     let is_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -71,7 +72,7 @@ fn check_host(request: &Request) -> Result<(), ApiError> {
     }
 }
 
-/// A host with or without a port; nothing is right where the target has no authority.
+/// A host with or without a port; nothing is valid if the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     value.is_empty() || Authority::try_from(value).is_ok_and(|authority| !authority.as_str().contains('@'))
 }

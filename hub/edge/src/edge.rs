@@ -13,8 +13,8 @@ use crate::metrics::EdgeMetrics;
 use crate::open::Open;
 use crate::scope::Scope;
 
-/// A handle to what the surfaces of one hub share. Cheap to clone. The extractors of this crate work in every router whose
-/// state has one (`Edge: FromRef<S>`).
+/// A handle to what the surfaces of one hub share. Cheap to clone. The extractors of this crate work in every router
+/// whose state contains one (`Edge: FromRef<S>`).
 #[derive(Clone, Debug)]
 pub struct Edge(Arc<Shared>);
 
@@ -29,7 +29,7 @@ pub struct EdgeParts {
     pub keys: Arc<KeyRing>,
     /// What is open.
     pub open: Open,
-    /// What keys may make this hub keep.
+    /// How much keys may make this hub keep.
     pub budgets: Budgets,
     /// Counts requests and connections.
     pub metrics: Arc<EdgeMetrics>,
@@ -76,7 +76,7 @@ impl Edge {
         &self.0.parts.open
     }
 
-    /// What keys may make this hub keep.
+    /// How much keys may make this hub keep.
     pub fn budgets(&self) -> &Budgets {
         &self.0.parts.budgets
     }
@@ -91,7 +91,7 @@ impl Edge {
         &self.0.parts.scope
     }
 
-    /// What peers are told apart by before anything is known of them; nobody outside can compute it.
+    /// The hasher that tells peers apart before anything is known of them; nobody outside can compute its results.
     pub(crate) fn sources(&self) -> &RandomState {
         &self.0.sources
     }

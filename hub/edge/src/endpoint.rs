@@ -19,7 +19,7 @@ pub struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) summary: &'static str,
-    /// The scope that it needs; `None` where the key alone is enough.
+    /// The scope that it needs; `None` if the key alone is enough.
     pub(crate) scope: Option<RouteScope>,
     /// Whether a key is needed.
     pub(crate) keyed: bool,
@@ -33,7 +33,7 @@ pub struct Route {
 pub(crate) enum RouteScope {
     /// This one: [`router::mount`](crate::router::mount) asks for it before the handler runs.
     Fixed(&'static str),
-    /// One that follows from the request, as the document writes it: the handler, or what it calls, asks for it.
+    /// One that depends on the request, as the document writes it: the handler, or what it calls, asks for it.
     OfRequest(&'static str),
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Parameter {
     pub(crate) schema: SchemaFn,
 }
 
-/// Makes a type's schema.
+/// Makes the schema of a type.
 pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
 
 /// What a request carries.
@@ -96,7 +96,7 @@ impl RouteScope {
 // === impl Endpoint ===
 
 impl<S> Endpoint<S> {
-    /// A route that needs a key; what it reads and gives is still to be described.
+    /// A route that needs a key; what it reads and returns is still to be described.
     pub fn new(method: Method, path: &'static str, handler: MethodRouter<S>) -> Self {
         Self {
             route: Route {
@@ -119,13 +119,13 @@ impl<S> Endpoint<S> {
         self
     }
 
-    /// Its handler runs only for a key with this scope, and nothing of the body is read for another.
+    /// Its handler runs only for a key with this scope; for any other key the body is not even read.
     pub fn needs(mut self, scope: &'static str) -> Self {
         self.route.scope = Some(RouteScope::Fixed(scope));
         self
     }
 
-    /// Its handler asks for a scope that follows from the request; the document names it as this pattern.
+    /// Its handler asks for a scope that depends on the request; the document shows it as this pattern.
     pub fn asks(mut self, pattern: &'static str) -> Self {
         self.route.scope = Some(RouteScope::OfRequest(pattern));
         self

@@ -14,16 +14,16 @@ use crate::error::ApiError;
 #[derive(Debug)]
 pub struct Data<T>(pub StatusCode, pub T);
 
-/// A list of which more may follow; `meta.next` is the cursor to ask with then.
+/// A page of a list; if more may follow, `meta.next` is the cursor to ask with.
 #[derive(Debug)]
 pub struct Page<T> {
-    /// Those of this page.
+    /// The items of this page.
     pub items: Vec<T>,
-    /// Where the next page begins; `None`: this is the last one.
+    /// Where the next page begins; `None` on the last page.
     pub next: Option<String>,
 }
 
-/// What stands beside the data.
+/// What accompanies the data.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Meta<'a> {
@@ -76,12 +76,12 @@ impl Meta<'_> {
     }
 }
 
-/// A JSON answer as it stands.
+/// A JSON answer, sent as it is.
 pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
     streamed(status, body.into().into())
 }
 
-/// A JSON answer that is written as it is made.
+/// A JSON answer that is written while it is produced.
 pub fn streamed(status: StatusCode, body: Body) -> Response {
     let mut response = (status, body).into_response();
     response

@@ -45,7 +45,7 @@ impl ApiError {
             .into()
     }
 
-    /// The store failed. What the caller can mend is in the answer; the reason of anything else goes to the log.
+    /// The store failed. The answer says what the caller can fix; any other reason goes to the log.
     pub fn store(error: &alkhub_store::Error) -> Self {
         match error {
             alkhub_store::Error::Text => Self::bad_request(error.to_string()),
@@ -121,7 +121,7 @@ pub fn problem(error: &CallError, status: StatusCode) -> Problem {
     }
 }
 
-/// The status of an error: by its code, or what the operation declares for it.
+/// The status of an error: the one that the operation declares for it, or that of its code.
 pub fn status(error: &CallError) -> StatusCode {
     let by_code = match &error.code {
         Code::BadRequest => StatusCode::BAD_REQUEST,
@@ -148,12 +148,12 @@ pub fn status(error: &CallError) -> StatusCode {
         .unwrap_or(by_code)
 }
 
-/// The error of a call that still ran when its caller's connection had to end, and not by its key's fault.
+/// The error of a call that was still running when its caller's connection had to end, through no fault of its key.
 pub fn unanswered(reason: &str) -> CallError {
     left_running(Code::Unavailable, reason)
 }
 
-/// The error of a call that still ran when something ended it at its caller.
+/// The error of a call that was still running when something ended it on its caller's side.
 pub fn left_running(code: Code, reason: &str) -> CallError {
     CallError::new(code, reason).delivered(Delivered::Maybe)
 }

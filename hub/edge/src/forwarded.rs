@@ -1,8 +1,7 @@
 //! The address of a client behind proxies that are trusted (`server.trusted-proxies`).
 //!
-//! Each proxy appends the address that it was asked from. The list is read from its end, past the proxies that are
-//! trusted: the first address that is none of theirs is the client's, and what stands before it is only the client's
-//! word.
+//! Each proxy appends the address from which it was asked. The list is read from its end, skipping the trusted proxies:
+//! the first address that is not one of theirs is the client's, and anything before that is only the client's word.
 
 use std::net::IpAddr;
 
@@ -26,7 +25,7 @@ pub(crate) fn client(headers: &HeaderMap, peer: IpAddr, server: &ServerConfig) -
             let texts = texts(headers, &FORWARDED);
             texts.flat_map(|text| split(text, ',')).map(forwarded_for).collect()
         }
-        // Read before the connection's first request: the peer is the client.
+        // Read before the connection's first request, so the peer is the client already.
         ClientAddress::ProxyProtocol => Vec::new(),
     };
     nearest(hops, peer, &server.trusted_proxies)
@@ -37,7 +36,7 @@ pub(crate) fn is_trusted(proxies: &[Network], address: IpAddr) -> bool {
     proxies.iter().any(|network| network.contains(address))
 }
 
-/// The last hop that is no trusted proxy. Behind a hop that is hidden or cannot be read nothing is believed.
+/// The last hop that is not a trusted proxy. Behind a hop that is hidden or unreadable, nothing is believed.
 fn nearest(hops: Vec<Option<IpAddr>>, peer: IpAddr, proxies: &[Network]) -> IpAddr {
     let mut nearest = peer;
     for hop in hops.into_iter().rev() {
@@ -51,7 +50,7 @@ fn nearest(hops: Vec<Option<IpAddr>>, peer: IpAddr, proxies: &[Network]) -> IpAd
 }
 
 fn texts<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
-    // A value that is no text hides a hop.
+    // A value that is not text hides a hop.
     headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"))
 }
 
@@ -82,7 +81,7 @@ fn node(text: &str) -> Option<IpAddr> {
     host.parse().map(|address: IpAddr| address.to_canonical()).ok()
 }
 
-/// The parts of a text between separators that do not stand within quotes.
+/// The parts of a text between separators outside quotes.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |c| {

@@ -1,9 +1,9 @@
-//! The headers that a hub reads by names of its own, and how often each may stand in a request.
+//! The headers that a hub itself reads by name, and how often each may occur in a request.
 //!
 //! Invariants
-//! - A header that holds one value and is there twice is refused by its name: a proxy and the hub might each read another
-//!   one. Left to their own rules are lists, and headers of which two are as good as none ([`only`]): `traceparent`, as
-//!   W3C's trace context has it, and `X-Request-Id`.
+//! - A single-valued header that occurs twice is refused by name: a proxy and the hub might each read a different one.
+//!   Exempt are lists, and headers that count as absent if they occur twice ([`only`]): `traceparent`, as W3C's trace
+//!   context has it, and `X-Request-Id`.
 
 use alkhub_protocol::header as own;
 use http::header::{AUTHORIZATION, ORIGIN};
@@ -17,16 +17,16 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long the caller waits.
 pub const TIMEOUT: HeaderName = HeaderName::from_static(own::TIMEOUT.name);
 
-/// What travels with a call beside its input.
+/// What accompanies a call besides its input.
 pub const METADATA: HeaderName = HeaderName::from_static(own::METADATA.name);
 
-/// The call in whose course this one is made.
+/// The call during which this one is made.
 pub const PARENT: HeaderName = HeaderName::from_static(own::PARENT.name);
 
 /// Where a reader of events stopped.
 pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Headers that hold one value, with their names as people write them.
+/// Single-valued headers, with their names as people write them.
 static SINGLE: [(HeaderName, &str); 6] = [
     (AUTHORIZATION, "Authorization"),
     (ORIGIN, "Origin"),
@@ -36,16 +36,16 @@ static SINGLE: [(HeaderName, &str); 6] = [
     (LAST_EVENT_ID, "Last-Event-ID"),
 ];
 
-/// The value of a header that is there once.
+/// The value of a header, if it occurs exactly once.
 pub fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Checks that each header which holds one value is there once at most.
+/// Checks that each single-valued header occurs at most once.
 ///
 /// # Errors
-/// 400 that names the header which holds one value and is there more than once.
+/// 400 that names the repeated header.
 pub(crate) fn check(headers: &HeaderMap) -> Result<(), ApiError> {
     let is_repeated = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_some();
     match SINGLE.iter().find(|(name, _)| is_repeated(name)) {

@@ -1,4 +1,4 @@
-//! One key in memory, shared by its requests and its sockets, so that a change reaches them all.
+//! One key in memory, shared by its requests and its sockets so that a change reaches all of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ pub struct Key {
     pub(crate) connections: Slots,
     /// Its sessions that wait for their peers.
     pub(crate) waiting: Slots,
-    /// What is left of sessions that have gone to other hubs.
+    /// What is left of sessions that have moved to other hubs.
     pub(crate) left: Slots,
     state: ArcSwap<State>,
     looked_up: Mutex<LookedUp>,
@@ -41,15 +41,15 @@ struct State {
     revoked: bool,
 }
 
-/// When it was last looked up. News of keys have numbers, which the ring gives; a look-up knows all that had come when
+/// When it was last looked up. News of keys are numbered by the ring; a look-up knows everything that had arrived when
 /// it began.
 #[derive(Debug)]
 struct LookedUp {
     /// `None`: it has to be looked up again.
     at: Option<Instant>,
-    /// The last news when that look-up began.
+    /// The number of the last news when that look-up began.
     as_of: u64,
-    /// The news that asked for a look-up: one that began before it leaves the key due.
+    /// The number of the news that asked for a look-up: one that began before leaves the key due.
     due: u64,
 }
 
@@ -58,13 +58,13 @@ struct LookedUp {
 pub enum KeyFault {
     /// Somebody ended it.
     Revoked,
-    /// Its time is over.
+    /// It has expired.
     Expired,
     /// Its spoke is suspended.
     Suspended,
 }
 
-/// What has become of a key since what it allowed was last looked at.
+/// What has happened to a key since its rights were last looked at.
 #[derive(Debug)]
 pub(crate) enum Review {
     /// Nothing.
@@ -75,7 +75,7 @@ pub(crate) enum Review {
     Fault(KeyFault),
 }
 
-/// The right to refresh a key; one has it at a time.
+/// The right to refresh a key; one task has it at a time.
 #[derive(Debug)]
 pub(crate) struct RefreshGuard<'a>(&'a AtomicBool);
 
@@ -114,7 +114,7 @@ impl Key {
         self.state.load().fault(now)
     }
 
-    /// What has become of it since it allowed `before`.
+    /// What has happened to it since its rights were `before`.
     pub(crate) fn review(&self, now: Timestamp, before: &Arc<Caller>) -> Review {
         let state = self.state.load();
         match state.fault(now) {
@@ -124,8 +124,8 @@ impl Key {
         }
     }
 
-    /// Takes over what a look-up found that began when `as_of` was the last news, unless `revoked` knows better: a
-    /// revocation that comes meanwhile is not undone. A look-up that is older than the last one changes nothing.
+    /// Applies the result of a look-up that began when `as_of` was the last news, unless `revoked` says otherwise: a
+    /// revocation that arrives meanwhile is not undone. A look-up older than the last one changes nothing.
     pub(crate) fn update(&self, record: &KeyRecord, as_of: u64, revoked: impl FnOnce() -> bool) {
         let mut looked_up = self.looked_up.lock();
         if as_of < looked_up.as_of {
@@ -135,7 +135,7 @@ impl Key {
         state.revoked |= revoked();
         let old = self.state.load();
         if old.caller == state.caller {
-            // The same object shows everybody that nothing has changed.
+            // Keeping the same object shows everybody that nothing has changed.
             state.caller = old.caller.clone();
         }
         self.state.store(Arc::new(state));
@@ -143,7 +143,8 @@ impl Key {
         looked_up.at = (as_of >= looked_up.due).then(Instant::now);
     }
 
-    /// Ends it here: a look-up that began when `as_of` was the last news did not find it. `false`: a later one did.
+    /// Ends the key here: a look-up that began when `as_of` was the last news did not find it. `false`: a later look-up
+    /// did.
     pub(crate) fn lost(&self, as_of: u64) -> bool {
         let mut looked_up = self.looked_up.lock();
         let is_last = as_of >= looked_up.as_of;
@@ -155,8 +156,8 @@ impl Key {
         is_last
     }
 
-    /// Ends it here by the `news` of a revocation, whatever is looked up at this time; a look-up that began later knows
-    /// of it. The next use looks it up: it may have come back with its spoke by then.
+    /// Ends the key here by the `news` of a revocation, whatever look-ups under way find; a look-up that begins later
+    /// knows of it. The next use looks the key up: it may have come back with its spoke by then.
     pub(crate) fn revoke_by(&self, news: u64) {
         let mut looked_up = self.looked_up.lock();
         if looked_up.as_of < news && !self.state.load().revoked {
@@ -174,21 +175,21 @@ impl Key {
         }));
     }
 
-    /// Time since it was looked up; without end when it has to be looked up again.
+    /// Time since it was last looked up; unlimited if it has to be looked up again.
     pub(crate) fn age(&self) -> Duration {
         let looked_up = self.looked_up.lock().at;
         looked_up.map_or(Duration::MAX, |then| Instant::now().saturating_duration_since(then))
     }
 
-    /// Makes it due for a look-up when it is next used, by the `news` that it may be worth something else. A look-up that
-    /// is under way began too early.
+    /// Makes it due for a look-up at its next use, because `news` says that it may have changed. A look-up that is
+    /// under way began too early to count.
     pub(crate) fn invalidate(&self, news: u64) {
         let mut looked_up = self.looked_up.lock();
         looked_up.at = None;
         looked_up.due = looked_up.due.max(news);
     }
 
-    /// Makes it due for a look-up after `pause`, where `ttl` makes it due.
+    /// Makes it due for a look-up after `pause`, given that `ttl` makes it due.
     pub(crate) fn refresh_in(&self, ttl: Duration, pause: Duration) {
         self.looked_up.lock().at = Instant::now().checked_sub(ttl.saturating_sub(pause));
     }
@@ -202,12 +203,12 @@ impl Key {
         *self.last_used.lock() = Some(now);
     }
 
-    /// Takes back a use that could not be written, unless there was another meanwhile.
+    /// Restores a use that could not be written, unless there was another one meanwhile.
     pub(crate) fn used_before(&self, then: Timestamp) {
         self.last_used.lock().get_or_insert(then);
     }
 
-    /// When it was last used, once for each time it was.
+    /// When it was last used; returns each use once.
     pub(crate) fn take_last_used(&self) -> Option<Timestamp> {
         self.last_used.lock().take()
     }
@@ -216,7 +217,7 @@ impl Key {
 // === impl KeyFault ===
 
 impl KeyFault {
-    /// The error of whoever asks with the key.
+    /// The error for whoever uses the key.
     pub fn error(self) -> CallError {
         let code = match self {
             Self::Revoked | Self::Expired => Code::Unauthenticated,
@@ -280,7 +281,7 @@ impl State {
     }
 }
 
-/// A spoke's key may do what its spoke may, and offer.
+/// A spoke's key may do what its spoke may do, and offer operations.
 fn scopes(record: &KeyRecord) -> Scopes {
     match &record.spoke {
         Some(spoke) => Scopes::new(record.scopes.iter().chain(spoke.scopes.iter()).chain([scope::SPOKE])),

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - A handler of a route that [needs](crate::Endpoint::needs) a scope runs only for a key that has it.
-//! - A handler that takes a body runs only when all of this still holds after the body was read: that may take half a
+//! - A handler that takes a body runs only if all of this still holds after the body was read, which may take half a
 //!   minute.
 
 use std::hash::BuildHasher as _;
@@ -28,8 +28,8 @@ pub struct KeyHolder {
     pub key: Arc<Key>,
 }
 
-/// Who a request was let in for, in its extensions: the key is looked at and its rate charged once, and again when the
-/// body was read.
+/// Kept in a request's extensions once it was admitted: the key is checked and its rate charged only once; after the
+/// body was read, the key is checked again.
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
     holder: KeyHolder,
@@ -40,7 +40,7 @@ pub(crate) struct Admitted {
 // === impl KeyHolder ===
 
 impl KeyHolder {
-    /// Who it is for the domain crates, by what the key allows now.
+    /// The holder as the domain crates know them, with the key's present rights.
     pub fn who(&self) -> Arc<alkhub_calls::Caller> {
         self.key.caller()
     }
@@ -50,13 +50,13 @@ impl KeyHolder {
         self.who().scopes.allows(scope)
     }
 
-    /// A number that tells who asks from others before anything is known of them: by the address, and by what is shown as
-    /// a key, which is not looked at.
+    /// A number that tells requesters apart before anything is known of them: derived from the address and from what is
+    /// shown as a key, which is not verified.
     pub fn source(parts: &Parts, edge: &Edge) -> u64 {
         edge.sources().hash_one((address(parts, edge), credential(parts)))
     }
 
-    /// The request, when its key has a scope.
+    /// Passes the request on if its key has the scope.
     ///
     /// # Errors
     /// As for a handler that takes a [`KeyHolder`]; 403 that names the scope.
@@ -109,10 +109,10 @@ fn address(parts: &Parts, edge: &Edge) -> IpAddr {
 // === impl Admitted ===
 
 impl Admitted {
-    /// Looks again at a key whose request took a while to be read.
+    /// Checks a key again after its request took a while to read.
     ///
     /// # Errors
-    /// It has ended meanwhile, or may do less.
+    /// It has ended meanwhile, or has fewer rights.
     pub(crate) async fn again(&self, edge: &Edge) -> Result<(), ApiError> {
         edge.keys().admit_again(&self.holder.key).await?;
         self.check_scope()

@@ -1,8 +1,8 @@
-//! What every surface of a hub stands on: sockets, requests, answers, keys and limits.
+//! The basis of every surface of a hub: sockets, requests, answers, keys and limits.
 //!
-//! A surface (`hub/api`, `hub/socket`) is a crate of its own. It gives its routes as [`Endpoint`]s on one page, and its
-//! handlers take what they need by extractors: [`KeyHolder`] is who asks, [`RawBody`] and [`JsonBody`] what they send.
-//! [`Edge`] is what all surfaces of one hub share; a surface's state holds it, and no surface knows another.
+//! A surface (`hub/api`, `hub/socket`) is a crate of its own. It lists its routes as [`Endpoint`]s on one page, and its
+//! handlers get what they need from extractors: [`KeyHolder`] is who asks, [`RawBody`] and [`JsonBody`] are what they
+//! send. [`Edge`] is what all surfaces of one hub share; a surface's state contains it, and no surface knows another.
 //!
 //! | a request passes | file |
 //! |---|---|

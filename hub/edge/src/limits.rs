@@ -12,10 +12,10 @@ use tokio::time::Instant;
 /// Addresses remembered at once for their bad keys.
 const ADDRESSES: usize = 65_536;
 
-/// Time in which bad keys are counted.
+/// The period over which bad keys are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Longest time for which a bucket is on credit.
+/// The longest time for which a bucket may be on credit.
 const CREDIT: Duration = Duration::from_secs(5);
 
 /// A rate with a burst, shared by many [`Bucket`]s (the generic cell rate algorithm: one number for each bucket).
@@ -26,7 +26,7 @@ pub(crate) struct Rate {
     burst_ns: u64,
 }
 
-/// What one key has taken of a rate: the time at which it will have none left to pay for.
+/// What one key has used of a rate: the time at which everything will be paid off.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket(AtomicU64);
 
@@ -48,7 +48,7 @@ pub(crate) struct BadKeys {
 // === impl Rate ===
 
 impl Rate {
-    /// A rate with bursts of twice as many.
+    /// A rate that allows bursts of twice as many.
     pub(crate) fn per_second(requests: u32) -> Self {
         let interval_ns = 1_000_000_000 / u64::from(requests.max(1));
         Self {
@@ -61,7 +61,7 @@ impl Rate {
     /// Takes one from a bucket.
     ///
     /// # Errors
-    /// The bucket is empty; the time until it is not.
+    /// The bucket is empty; returns the time until it is not.
     pub(crate) fn take(&self, bucket: &Bucket) -> Result<(), Duration> {
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let next = |paid_until: u64| {
@@ -79,8 +79,8 @@ impl Rate {
 // === impl Rate, on credit ===
 
 impl Rate {
-    /// Takes `count` from a bucket, on credit where it has less: the time until the credit is paid back, [`CREDIT`] at
-    /// most.
+    /// Takes `count` from a bucket, on credit if it has less; returns the time until the credit is paid back,
+    /// [`CREDIT`] at most.
     pub(crate) fn charge(&self, bucket: &Bucket, count: u32) -> Duration {
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let most = u64::try_from(CREDIT.as_nanos()).unwrap_or(u64::MAX);
@@ -121,7 +121,7 @@ impl Drop for Slot {
 // === impl BadKeys ===
 
 impl BadKeys {
-    /// A counter that lets this many bad keys of an address pass in a minute.
+    /// A counter that lets this many bad keys per address pass in a minute.
     pub(crate) fn new(per_minute: u32) -> Self {
         Self {
             per_window: per_minute,
@@ -136,7 +136,7 @@ impl BadKeys {
         if seen.len() >= ADDRESSES {
             seen.retain(|_, (since, _)| now - *since < WINDOW);
             if seen.len() >= ADDRESSES {
-                // So many addresses at once are counted as one; memory stays bounded.
+                // When there are too many addresses at once, counting starts over; memory stays bounded.
                 seen.clear();
             }
         }
@@ -147,10 +147,10 @@ impl BadKeys {
         *count = count.saturating_add(1);
     }
 
-    /// Whether keys of the address are still looked at.
+    /// Checks whether keys from the address are still looked at.
     ///
     /// # Errors
-    /// They are not; the time until they are again.
+    /// They are not; returns the time until they are again.
     pub(crate) fn check(&self, address: IpAddr) -> Result<(), Duration> {
         match self.seen.lock().get(&network(address)) {
             Some((since, count)) if *count >= self.per_window && since.elapsed() < WINDOW => {
@@ -161,7 +161,7 @@ impl BadKeys {
     }
 }
 
-/// An IPv6 address stands for its /64, which one host has whole.
+/// An IPv6 address stands for its /64, all of which one host usually has.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

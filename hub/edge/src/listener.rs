@@ -1,13 +1,13 @@
-//! Accepts connections and serves HTTP/1.1 and HTTP/2 on them; one that is upgraded goes on in its surface.
+//! Accepts connections and serves HTTP/1.1 and HTTP/2 on them; an upgraded connection is passed to its surface.
 //!
-//! A loop of our own in place of `axum::serve`: every connection is a task that the hub's tracker counts, a client has
-//! a deadline for its header and for reading, and the numbers of connections, in all and of one address, have bounds
-//! that hold on after an upgrade.
+//! This loop replaces `axum::serve`: every connection is a task that the hub's tracker counts, a client has deadlines
+//! for sending its header and for reading, and the numbers of connections, in total and per address, have bounds that
+//! continue to hold after an upgrade.
 //!
 //! Invariants
-//! - Nothing a peer does ends the loop; a failing `accept` (no file descriptors left) waits and goes on.
+//! - Nothing that a peer does ends the loop; after a failed `accept` (no file descriptors left) it waits and continues.
 //! - A connection's [`Permit`] lives as long as its socket, upgraded or not.
-//! - A port that is bound and does not listen yet refuses connections: a client tries again, where an answer 503 would
+//! - A port that is bound and does not listen yet refuses connections: then a client tries again, whereas a 503 would
 //!   end a browser's `EventSource` for good.
 
 mod addresses;
@@ -44,10 +44,10 @@ use crate::edge::Edge;
 use crate::metrics::Limit;
 use crate::scope::Scope;
 
-/// How long a failing `accept` waits before the next try.
+/// How long to wait after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections over the limit that get an answer at the same time; more are closed without one.
+/// How many connections over the limit get an answer at the same time; more are closed without one.
 const REFUSALS: usize = 64;
 
 /// Connections that wait to be accepted.
@@ -59,7 +59,7 @@ pub struct Listener {
     pub socket: TcpListener,
     /// What answers their requests.
     pub router: Router,
-    /// TLS, where the clients speak it.
+    /// TLS, if clients use it.
     pub tls: Option<tls::Acceptor>,
     /// Bounds.
     pub limits: ListenerLimits,
@@ -74,9 +74,9 @@ pub struct Listener {
 pub struct ListenerLimits {
     /// Connections at once.
     pub connections: usize,
-    /// Connections of one address; no bound, and no proxies either, where it is absent.
+    /// Connections per address; `None` means that there is no bound, and no proxies either.
     pub per_address: Option<usize>,
-    /// Times, and the proxies that are trusted.
+    /// Timeouts, and the proxies that are trusted.
     pub server: Arc<ServerConfig>,
 }
 
@@ -97,7 +97,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
 /// Listens on an address that was bound.
 ///
 /// # Errors
-/// Another program listens on it meanwhile.
+/// Another program has begun to listen on it meanwhile.
 pub fn listen(socket: TcpSocket) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
@@ -105,7 +105,7 @@ pub fn listen(socket: TcpSocket) -> std::io::Result<TcpListener> {
 // === impl Listener ===
 
 impl Listener {
-    /// Accepts until the drain begins. Connections go on after that, as tasks of their own.
+    /// Accepts until the drain begins. Connections live on after that, as tasks of their own.
     pub async fn serve(self) {
         let permits = Arc::new(Semaphore::new(self.limits.connections.min(Semaphore::MAX_PERMITS)));
         let refusals = Arc::new(Semaphore::new(REFUSALS));
@@ -174,7 +174,7 @@ impl Serving {
         if let Some(edge) = &self.edge {
             edge.metrics().limited(Limit::Connections);
         }
-        // A plain answer would tell a TLS client that there is no TLS here: it is closed without an answer.
+        // A plain answer would tell a TLS client that there is no TLS here, so it is closed without one.
         if let (None, Ok(permit)) = (&self.tls, refusals.clone().try_acquire_owned()) {
             self.scope.tasks.spawn(async move {
                 refuse(Raw::new(stream), Refusal::Full).await;

@@ -41,15 +41,15 @@ const RATE_LIMITED: Family = Family {
 /// What kind of connection is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionKind {
-    /// One that is not upgraded.
+    /// A connection that is not upgraded.
     Http,
     /// A WebSocket.
     Websocket,
     /// A stream of server-sent events, on top of HTTP.
     Sse,
-    /// None: a session whose connection is lost, and that waits for its peer.
+    /// Not a connection: a session whose connection is lost, and that waits for its peer.
     Reconnecting,
-    /// None: a session that another hub goes on with, while calls of it run here.
+    /// Not a connection: a session that has moved to another hub, while calls of it run here.
     Left,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum AuthFailure {
     Unknown,
     /// Somebody ended it.
     Revoked,
-    /// Its time is over.
+    /// It has expired.
     Expired,
     /// Its spoke is suspended.
     Suspended,
@@ -83,7 +83,7 @@ pub(crate) enum Limit {
     KeyConnections,
     /// `requests-per-second-per-key`.
     KeyRequests,
-    /// `messages-per-second-per-key`: a socket was read no faster.
+    /// `messages-per-second-per-key`: a socket was read more slowly.
     KeyMessages,
     /// `bad-keys-per-minute`.
     BadKeys,
@@ -143,7 +143,7 @@ impl EdgeMetrics {
         Ok(metrics)
     }
 
-    /// A family without a series does not exist for a scraper: the closed label sets start at zero.
+    /// A family without a series does not exist for a scraper, so the closed label sets start at zero.
     fn start_at_zero(&self) {
         for reason in AuthFailure::ALL {
             self.auth_failures.with_label_values(&[reason.label()]);

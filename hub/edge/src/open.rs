@@ -1,16 +1,18 @@
-//! Everything that is open for longer than one answer, whatever surface it is of: the one place that revocation,
-//! narrowing, balance and drain ask.
+//! Everything that is open for longer than one answer, whatever its surface: the one place that revocation, narrowing,
+//! balance and drain ask.
 //!
-//! An entry knows the key that opened it and has a handle by which it is looked at again, drained and ended
-//! ([`Closeable`]). What that means to its peer is the surface's. Connections that are not upgraded have no key and end by
-//! themselves when the hub drains: they are only counted ([`Open::connect`]).
+//! An entry knows the key that opened it and has a handle through which it is looked at again, drained and ended
+//! ([`Closeable`]). What that means to its peer is up to the surface. Connections that are not upgraded have no key and
+//! end by themselves when the hub drains: they are only counted ([`Open::connect`]).
 //!
 //! Invariants
-//! - What is open is entered before its key is looked at for the last time: a key that ends in between ends it.
-//! - An entry leaves with its [`Entered`], and with it what it counts against.
-//! - How much is open is counted here, and metrics follow: nobody decides by a gauge.
-//! - For its key an entry is closed once. What enters while the hub drains or ends is drained or closed at once.
-//! - No handle is called while the list is locked, but for [`Closeable::tick`], [`Closeable::is_moving`] and
+//! - Whatever is opened is entered before its key is looked at for the last time, so a key that ends in between ends
+//!   it.
+//! - An entry is removed with its [`Entered`], together with what it counts against.
+//! - How much is open is counted here, and metrics follow: no decision is based on a gauge.
+//! - On account of its key, an entry is closed once. What is entered while the hub drains or ends is drained or closed
+//!   at once.
+//! - No handle is called while the list is locked, except for [`Closeable::tick`], [`Closeable::is_moving`] and
 //!   [`Closeable::is_midway`].
 
 use std::fmt;
@@ -27,21 +29,21 @@ use crate::key::{Key, KeyFault, Review};
 use crate::limits::Slot;
 use crate::metrics::{ConnectionKind, Counted, EdgeMetrics};
 
-/// How long a peer that is asked to move ([`Closeable::ask_to_move`]) has for it, before a hub that drains closes it; less where
-/// the hub has less time itself.
+/// How long a peer that was asked to move ([`Closeable::ask_to_move`]) has before a draining hub closes it; less if the
+/// hub itself has less time.
 pub const MOVING: Duration = Duration::from_secs(10);
 
 /// Why a hub that drains closes what is open.
 pub const DRAINING: &str = "the hub is going away: connect again";
 
-/// Everything that is open on one hub. Clones are of one list.
+/// Everything that is open on one hub. Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub struct Open(Arc<Mutex<List>>);
 
-/// How something open is reached from outside. Each method returns at once and may be called again; what it asks for is
-/// done by the task that has it open.
+/// How something open is reached from outside. Each method returns at once and may be called again; the task that has
+/// it open carries out what is asked.
 pub trait Closeable: fmt::Debug + Send + Sync {
-    /// The key allows something else now: what it does not allow any more must end.
+    /// The key has other rights now: whatever it no longer allows must end.
     fn recheck(&self, caller: &Arc<Caller>);
 
     /// The hub drains: end as soon as nothing is under way that a peer waits for.
@@ -50,41 +52,42 @@ pub trait Closeable: fmt::Debug + Send + Sync {
     /// End, with the reason for the peer.
     fn close(&self, why: Closing);
 
-    /// End without another word.
+    /// End without another word to the peer.
     fn kill(&self);
 
-    /// Asks the peer to go on with its session over a connection to another hub, to the one at the URL `target` where that is given
-    /// and the peer is one that can dial it; false when it is of a kind that cannot ([`Closeable::drain`] or [`Closeable::close`] is
-    /// what is left then).
+    /// Asks the peer to move its session to a connection to another hub; to the one at the URL `target`, if that is
+    /// given and the peer can dial it. False if the peer is of a kind that cannot move (then [`Closeable::drain`] or
+    /// [`Closeable::close`] is what remains).
     ///
-    /// True promises that the peer is told, soon and once however often it is asked, and nothing more: until it has moved,
-    /// everything goes on where it is, and a peer that does not move, or comes back here, is left as it was. What it has under
-    /// way moves with it. Nothing ends by this, so it may be asked of a peer that is busy.
+    /// True promises only that the peer is told, soon and once however often it is asked. Until it has moved,
+    /// everything goes on where it is, and a peer that does not move, or comes back here, is left as it was. Whatever
+    /// it has under way moves with it. Nothing ends by this, so even a busy peer may be asked.
     fn ask_to_move(&self, target: Option<&str>) -> bool {
         let _ = target;
         false
     }
 
-    /// Whether its peer could be asked to move, and never was.
+    /// Whether its peer could be asked to move, and has never been.
     fn is_unasked(&self) -> bool {
         false
     }
 
-    /// What is known of it as something that could go to another hub; `None` when it cannot, or is about to end.
+    /// What is known of it as something that could go to another hub; `None` if it cannot, or is about to end.
     fn leaver(&self) -> Option<Leaver> {
         None
     }
 
-    /// Another hub should have it, and it does not migrate: end as soon as nothing is under way that a peer waits for, and
-    /// begin nothing that others can do. It may stay if that does not come about soon.
+    /// Another hub should have it, and it cannot migrate: end as soon as nothing is under way that a peer waits for,
+    /// and begin nothing that others can do. It may stay if that does not happen soon.
     fn let_go(&self) {}
 
-    /// Whether its peer was asked to move and has not yet.
+    /// Whether its peer was asked to move and has not done so yet.
     fn is_moving(&self) -> bool {
         false
     }
 
-    /// Whether a message of its peer has begun and not ended, or something waits to be written to it: that would be lost with it.
+    /// Whether a message of its peer has begun and not ended, or something waits to be written to it: cutting it would
+    /// lose that.
     fn is_midway(&self) -> bool {
         false
     }
@@ -92,8 +95,8 @@ pub trait Closeable: fmt::Debug + Send + Sync {
     /// The number of hubs that take connections has changed: tell the peer, if it wants to know.
     fn hubs_changed(&self) {}
 
-    /// The beat of its kind ([`Open::tick`]); `place` spreads over many beats what need not be done at each. The list is
-    /// locked: nothing may enter or leave here.
+    /// The beat of its kind ([`Open::tick`]); `place` spreads over many beats what need not be done at each one. The
+    /// list is locked: nothing may be entered or removed here.
     fn tick(&self, place: usize) {
         let _ = place;
     }
@@ -102,13 +105,13 @@ pub trait Closeable: fmt::Debug + Send + Sync {
 /// Something open that could go to another hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaver {
-    /// Whether its peer can move what it has ([`Closeable::ask_to_move`]); one that cannot is let go.
+    /// Whether its peer can move its session ([`Closeable::ask_to_move`]); if not, it is let go.
     pub migrates: bool,
     /// Calls that it runs or waits for.
     pub in_flight: u32,
-    /// When it was opened, since a moment that is the same for all of its kind.
+    /// When it was opened, measured from a moment that is the same for all of its kind.
     pub since: Duration,
-    /// When its peer came with what it has from another hub, which had asked it to.
+    /// When its peer came here with its session from another hub, at that hub's request.
     pub moved: Option<Instant>,
     /// The session that it serves, as the hub knows it.
     pub session: Arc<str>,
@@ -119,11 +122,11 @@ pub struct Leaver {
 pub enum Closing {
     /// Its key is no longer good.
     Key(KeyFault),
-    /// The hub goes away ([`DRAINING`]).
+    /// The hub is going away ([`DRAINING`]).
     Drain,
 }
 
-/// Something open, for as long as this lives.
+/// Something open, for as long as this value lives.
 #[derive(Debug)]
 pub struct Entered {
     open: Open,
@@ -131,7 +134,7 @@ pub struct Entered {
     _counted: (Slot, Counted),
 }
 
-/// A connection that is not upgraded, for as long as this lives.
+/// A connection that is not upgraded, for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct OpenConnection {
     open: Open,
@@ -159,7 +162,7 @@ struct Counts {
 struct Entry {
     kind: ConnectionKind,
     key: Arc<Key>,
-    /// What the key allowed when it was last looked at.
+    /// The rights of the key when it was last looked at.
     allowed: Arc<Caller>,
     handle: Arc<dyn Closeable>,
     closed: bool,
@@ -178,8 +181,8 @@ enum Stage {
 // === impl Open ===
 
 impl Open {
-    /// Enters something that `key` has opened; the place among the key's connections and the count of its kind are kept
-    /// for as long as it is open. Whether the key is still good is for the caller to look at, after this
+    /// Enters something that `key` has opened; its place among the key's connections and the count of its kind are held
+    /// for as long as it is open. Afterwards the caller must check whether the key is still good
     /// ([`crate::auth::KeyRing::look_again`]).
     pub fn enter(&self, key: Arc<Key>, handle: Arc<dyn Closeable>, counted: (Slot, Counted)) -> Entered {
         let entered = handle.clone();
@@ -237,8 +240,8 @@ impl Open {
         keys
     }
 
-    /// Looks at every key again: closes what was opened with one that is no longer good, and has what was opened with one
-    /// that allows something else now look at itself.
+    /// Looks at every key again: closes what was opened with a key that is no longer good, and makes what was opened
+    /// with a key whose rights have changed check itself.
     pub fn review(&self) {
         let now = Timestamp::now();
         let (mut closed, mut changed) = (Vec::new(), Vec::new());
@@ -264,12 +267,12 @@ impl Open {
         }
     }
 
-    /// How many were asked to move and have not yet.
+    /// How many were asked to move and have not done so yet.
     pub fn moving(&self) -> usize {
         self.count_that(|handle| handle.is_moving())
     }
 
-    /// How many have a message that has begun and not ended, in one direction or the other.
+    /// How many have a message that has begun and not ended, in either direction.
     pub fn midway(&self) -> usize {
         self.count_that(|handle| handle.is_midway())
     }
@@ -280,7 +283,7 @@ impl Open {
         handles.filter(|handle| holds(*handle)).count()
     }
 
-    /// Drains what is open, and what is entered from now on. Said again it has all of them look at themselves again.
+    /// Drains what is open, and what is entered from now on. Repeating it makes all of them check themselves again.
     pub fn drain(&self) {
         for handle in self.reach(Stage::Draining) {
             handle.drain();
@@ -294,7 +297,7 @@ impl Open {
         }
     }
 
-    /// Ends what is open, and what is entered from now on, without another word.
+    /// Ends what is open, and what is entered from now on, without another word to the peers.
     pub fn kill(&self) {
         for handle in self.reach(Stage::Killing) {
             handle.kill();
@@ -308,7 +311,7 @@ impl Open {
         of_kind.map(|(_, entry)| entry.handle.clone()).collect()
     }
 
-    /// One beat for all of a kind.
+    /// One beat for everything of a kind.
     pub fn tick(&self, kind: ConnectionKind) {
         for (place, entry) in &self.0.lock().entries {
             if entry.kind == kind {
@@ -354,7 +357,7 @@ impl Drop for Entered {
             *list.counts.of(entry.kind) -= 1;
             entry
         };
-        // What hangs on the handle goes without the lock.
+        // Whatever hangs on the handle is dropped without the lock.
         drop(entry);
     }
 }

@@ -1,6 +1,6 @@
-//! The OpenAPI 3.1 document, made of the routes and of the wire types' JSON Schemas.
+//! The OpenAPI 3.1 document, made from the routes and the JSON Schemas of the wire types.
 //!
-//! OpenAPI 3.1 takes JSON Schema 2020-12 as it is, which is what schemars writes: no second derive is needed.
+//! OpenAPI 3.1 accepts JSON Schema 2020-12 as it is, which is what schemars writes, so no second derive is needed.
 
 use alkhub_protocol::Problem;
 use alkhub_protocol::call::ResponseEnvelope;
@@ -13,7 +13,7 @@ use crate::VERSION;
 use crate::endpoint::{Content, Parameter, RequestBody, Route};
 use crate::error::PROBLEM_JSON;
 
-/// The document of these routes.
+/// The document for these routes.
 pub fn document<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Value {
     let mut generator = SchemaSettings::draft2020_12()
         .with(|settings| settings.definitions_path = "/components/schemas".into())
@@ -175,9 +175,9 @@ fn enveloped(data: &Schema) -> Value {
     })
 }
 
-/// The failures that a route can expect, beside the default.
+/// The failures to expect from a route, besides the default.
 fn failures(route: &Route) -> Vec<u16> {
-    // A frame that is not right (docs/HTTP.md), and what is over a limit.
+    // Invalid frames (docs/HTTP.md), and exceeded limits.
     let mut failures = vec![400, 415, 417, 429];
     if route.keyed {
         failures.extend([401, 403, 503]);

@@ -1,9 +1,9 @@
-//! Who a request is charged to, and its answer as what is kept for them until it is written.
+//! Whom a request is charged to, and the charge for its answer while that is kept until it is written.
 //!
 //! Invariants
-//! - An answer is charged from the moment that it is there until its last byte is written, or nobody wants it any more:
-//!   the charge lies in its bytes, wherever a connection keeps them.
-//! - A key that is refused for its budget gets an answer: a small one is given in any case.
+//! - An answer is charged from the moment it exists until its last byte is written, or nobody wants it any more: the
+//!   charge is attached to its bytes, wherever a connection keeps them.
+//! - A key that is refused for its budget still gets an answer: small ones are always given.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,7 @@ use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::error::ApiError;
 
-/// An answer of so many bytes is given though the budget is full.
+/// An answer of up to this many bytes is given even if the budget is full.
 const SMALL: usize = 1024;
 
 /// The budget of a request's key, once the key is known.
@@ -42,14 +42,14 @@ struct ChargedBody {
 // === impl Payer ===
 
 impl Payer {
-    /// The payer of a request, of whom nothing is known yet.
+    /// The payer of a request, of which nothing is known yet.
     pub(crate) fn of(request: &mut Request) -> Self {
         let payer = Self::default();
         request.extensions_mut().insert(payer.clone());
         payer
     }
 
-    /// The request is of the key with this budget.
+    /// Notes that the request belongs to the key with this budget.
     pub(crate) fn set(extensions: &Extensions, budget: Budget) {
         if let Some(payer) = extensions.get::<Self>() {
             payer.0.get_or_init(|| budget);
@@ -61,10 +61,10 @@ impl Payer {
         extensions.get::<Self>()?.0.get().cloned()
     }
 
-    /// Charges an answer that is there as a whole; the parts of a stream are charged where they are made.
+    /// Charges an answer that exists as a whole; the parts of a stream are charged where they are made.
     ///
     /// # Errors
-    /// The budget is full. What was asked for is done all the same.
+    /// The budget is full. What was asked for has been done all the same.
     pub(crate) fn charge(&self, response: Response, method: &Method) -> Result<Response, ApiError> {
         let Some(budget) = self.0.get() else {
             return Ok(response);
@@ -109,7 +109,7 @@ fn refusal(full: Exhausted, method: &Method) -> CallError {
     if method.is_safe() {
         return full.into();
     }
-    // To send it again would do it again.
+    // Sending the request again would carry it out again.
     let message = format!("the request was carried out and its answer cannot be kept: {full}");
     CallError::new(Code::Overloaded, message).delivered(Delivered::Yes)
 }

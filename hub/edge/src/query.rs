@@ -1,10 +1,11 @@
-//! A request's query: read once, and refused where a route would pass something over.
+//! A request's query: read once, and refused if the route would ignore part of it.
 //!
 //! Invariants
-//! - A parameter that a route does not declare is refused, by its name: who writes `uuid` for `uid` learns it before
-//!   anything is done. So is one that stands there twice where it counts once, and text that is no UTF-8
-//!   or has U+0000 in it.
-//! - What a route declares is what the OpenAPI document has: both are the surface's page of routes.
+//! - A parameter that a route does not declare is refused by name: whoever writes `uuid` for `uid` learns it before
+//!   anything is done. So are a parameter given twice where only one counts, and text that is not UTF-8 or contains
+//!   U+0000.
+//! - The parameters that a route declares are those in the OpenAPI document: both come from the surface's page of
+//!   routes.
 
 use std::sync::Arc;
 
@@ -18,13 +19,13 @@ use percent_encoding::percent_decode_str;
 use crate::endpoint::Parameter;
 use crate::error::ApiError;
 
-/// The key, where a program can set no header; every route takes it.
+/// The key, for programs that cannot set a header; every route accepts it.
 pub(crate) const ACCESS_TOKEN: &str = "access_token";
 
-/// Longest name that an answer repeats, in characters.
+/// The longest name that an answer repeats, in characters.
 const SHOWN: usize = 64;
 
-/// A request's query, each key as often as it stands there.
+/// A request's query, with each key as often as it occurs.
 #[derive(Debug)]
 pub struct Query(Vec<(String, String)>);
 
@@ -46,7 +47,7 @@ impl QueryParameters {
         )
     }
 
-    /// Passes a request on whose query is right.
+    /// Passes a request on if its query is valid.
     pub(crate) async fn pass(self, request: Request, next: Next) -> Response {
         match self.check(request.uri().query()) {
             Ok(()) => next.run(request).await,
@@ -76,7 +77,7 @@ impl QueryParameters {
             if !repeated && seen.contains(&name) {
                 return wrong("is there twice: give it once");
             }
-            // No name or id has it, and Postgres takes no text with it.
+            // No name or id contains it, and Postgres accepts no text with it.
             if value.contains('\0') {
                 return wrong("contains the character U+0000");
             }
@@ -113,7 +114,7 @@ impl Query {
     /// The first value of a key as a type.
     ///
     /// # Errors
-    /// The value is there and cannot be read; the key is named.
+    /// The value is present and cannot be read; the key is named.
     pub fn parse<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError>
     where
         T::Err: std::fmt::Display,
@@ -130,7 +131,7 @@ impl Query {
     /// The parameter `limit` of a list: how many entries a page may have.
     ///
     /// # Errors
-    /// It is there and is not 1 to [`PAGE_LIMIT`].
+    /// It is present and is not 1 to [`PAGE_LIMIT`].
     pub fn limit(&self) -> Result<Option<u32>, ApiError> {
         let limit = self.parse("limit")?;
         if limit.is_some_and(|limit| !(1..=PAGE_LIMIT).contains(&limit)) {

@@ -1,4 +1,4 @@
-//! What every request passes through: its id, its span, its metrics, and what its answer makes the hub keep.
+//! What every request passes through: its id, its span, its metrics, and the charge for its answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub struct Path<T>(pub T);
 #[derive(Clone, Debug)]
 pub struct Id(pub RequestId);
 
-/// Gives a request its id before anything can answer it, and the id to an answer that has none: a preflight goes no
-/// further than its layer.
+/// Gives a request its id before anything can answer it, and adds the id to an answer that has none: a preflight gets
+/// no further than its layer.
 pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let value = header_of(&id);
@@ -42,7 +42,7 @@ pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Gives a request its id and its span, counts it, and puts the id into the answer, into a problem document too.
+/// Gives a request its span, counts it, and puts the id into the answer, including a problem document.
 pub(crate) async fn observe(State(metrics): State<Arc<EdgeMetrics>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let known = request.extensions().get::<Id>();
@@ -113,7 +113,7 @@ fn header_of(id: &RequestId) -> HeaderValue {
     HeaderValue::from_str(id.as_str()).expect("visible ASCII is a header's value")
 }
 
-/// The client's id where it is one, else a new one that sorts by time.
+/// The client's id if it is valid, otherwise a new one that sorts by time.
 fn request_id(headers: &HeaderMap) -> RequestId {
     only(headers, &REQUEST_ID)
         .and_then(|value| value.to_str().ok()?.parse().ok())
@@ -123,7 +123,7 @@ fn request_id(headers: &HeaderMap) -> RequestId {
         })
 }
 
-/// Methods are a closed set in metrics.
+/// The method as a label: a closed set in metrics.
 fn known_method(method: &http::Method) -> &'static str {
     match *method {
         http::Method::GET => "GET",
@@ -137,10 +137,10 @@ fn known_method(method: &http::Method) -> &'static str {
     }
 }
 
-/// Time that the caller gives, from `Alkhub-Timeout`: `500ms`, `5s`, `2m`, or seconds without a unit.
+/// The time limit that the caller gives in `Alkhub-Timeout`: `500ms`, `5s`, `2m`, or seconds without a unit.
 ///
 /// # Errors
-/// The header is there and cannot be read.
+/// The header is present and cannot be read.
 pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);
@@ -153,7 +153,7 @@ pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
         .ok_or_else(|| ApiError::bad_request("header `Alkhub-Timeout` must be a time such as `500ms`, `5s` or `2m`"))
 }
 
-/// What travels with the call beside its input, from `Alkhub-Metadata`: a JSON object.
+/// What accompanies the call besides its input, from `Alkhub-Metadata`: a JSON object.
 pub fn metadata(headers: &HeaderMap) -> Result<Option<Metadata>, ApiError> {
     let Some(value) = headers.get(METADATA) else {
         return Ok(None);
@@ -163,7 +163,7 @@ pub fn metadata(headers: &HeaderMap) -> Result<Option<Metadata>, ApiError> {
     Metadata::new(raw).map(Some).map_err(|e| wrong(e.to_string()))
 }
 
-/// The call in whose course this one is made, from `Alkhub-Parent-Request-Id`.
+/// The call during which this one is made, from `Alkhub-Parent-Request-Id`.
 pub fn parent(headers: &HeaderMap) -> Result<Option<RequestId>, ApiError> {
     let Some(value) = headers.get(PARENT) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The routes of a surface as a router, and what every request passes through on its way to one.
+//! The routes of a surface as a router, and what every request passes through before it reaches one.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ use crate::query::QueryParameters;
 use crate::request;
 use crate::trace::TRACEPARENT;
 
-/// Characters of a path that are repeated, at most.
+/// How many characters of a path are repeated in an answer, at most.
 const SHOWN: usize = 200;
 
-/// The routes of one surface with its state. A query parameter that a route does not declare is refused, and so is a key
-/// without the scope that a route [needs](Endpoint::needs), in this order.
+/// The routes of one surface with its state. A query parameter that a route does not declare is refused, then a key
+/// without the scope that the route [needs](Endpoint::needs).
 pub fn mount<S: Clone + Send + Sync + 'static>(endpoints: Vec<Endpoint<S>>, state: S) -> Router
 where
     Edge: FromRef<S>,
@@ -46,7 +46,7 @@ where
     routes.with_state(state)
 }
 
-/// Passes a request on whose key has the scope.
+/// Passes a request on if its key has the scope.
 async fn guard(State((edge, scope)): State<(Edge, &'static str)>, request: Request, next: Next) -> Response {
     match KeyHolder::with_scope(&edge, scope, request).await {
         Ok(request) => next.run(request).await,
@@ -54,7 +54,7 @@ async fn guard(State((edge, scope)): State<(Edge, &'static str)>, request: Reque
     }
 }
 
-/// A listener's router: what answers where nothing is, and what every request passes through.
+/// A listener's router: adds the answers for unknown routes, and what every request passes through.
 pub fn around(routes: Router, metrics: &Arc<EdgeMetrics>) -> Router {
     routes
         .fallback(not_found)
@@ -63,8 +63,8 @@ pub fn around(routes: Router, metrics: &Arc<EdgeMetrics>) -> Router {
         .layer(middleware::from_fn_with_state(metrics.clone(), request::observe))
 }
 
-/// Lets the pages of these origins use the router; no page where there are none. What is answered on the way to it, as
-/// preflights are, has a request id too.
+/// Lets pages of these origins use the router; no page if there are none. Answers given on the way, such as those to
+/// preflights, have a request id too.
 pub fn with_cors(router: Router, origins: &[Origin]) -> Router {
     match cors(origins) {
         Some(cors) => router.layer(cors).layer(middleware::from_fn(request::identify)),
@@ -119,7 +119,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
     )
 }
 
-/// As much of a path as is repeated: who has no key writes it too.
+/// The part of a path that is repeated in answers: even requests without a key choose it.
 fn shown(uri: &Uri) -> String {
     uri.path().chars().take(SHOWN).collect()
 }

@@ -1,4 +1,4 @@
-//! What counts the tasks of one hub, and shows them how far its end has come.
+//! Counts the tasks of one hub, and shows them how far its shutdown has got.
 
 use std::panic::resume_unwind;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-/// A hub's tasks and the steps of its end. Clones are of the same hub.
+/// A hub's tasks and the steps of its shutdown. Clones belong to the same hub.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// Counts every task; the end of the hub waits for them.
@@ -26,7 +26,8 @@ pub struct Scope {
 // === impl Scope ===
 
 impl Scope {
-    /// Does work that must not stop halfway. Dropping the future leaves the work to its end, which a drain waits for.
+    /// Does work that must not stop halfway. If the future is dropped, the work continues to its end, and a drain waits
+    /// for it.
     pub async fn finish<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         match self.tasks.spawn(work.in_current_span()).await {
             Ok(done) => done,
@@ -35,7 +36,7 @@ impl Scope {
         }
     }
 
-    /// Waits; false when the hub ends meanwhile.
+    /// Waits for `time`; false if the hub ends meanwhile.
     pub async fn pause(&self, time: Duration) -> bool {
         tokio::select! {
             () = self.stop.cancelled() => false,

@@ -5,10 +5,10 @@ use alkhub_events::{Limits, PublishError, SubscribeError};
 use alkhub_protocol::{CallError, Code, Delivered, TopicFilter};
 use alkhub_redis::Error;
 
-/// What a subscription costs beside its topic, about, in bytes.
+/// What a subscription costs besides its topic, roughly, in bytes.
 const SUBSCRIPTION_BYTES: usize = 1024;
 
-/// What may wait for the reader of one connection's or stream's topics.
+/// How much may wait for the reader of one connection's or stream's topics.
 pub fn queue_limits(events: &EventsConfig) -> Limits {
     Limits {
         items: events.queue_items,
@@ -16,12 +16,12 @@ pub fn queue_limits(events: &EventsConfig) -> Limits {
     }
 }
 
-/// Bytes that a subscription makes the hub keep, about.
+/// How many bytes a subscription makes the hub keep, roughly.
 pub fn cost(filter: &TopicFilter) -> usize {
     SUBSCRIPTION_BYTES + filter.to_string().len()
 }
 
-/// The error of a publication that Redis did not take, or not surely.
+/// The error of a publication that Redis did not take, or may not have taken.
 pub fn not_published(failed: &PublishError) -> CallError {
     let (code, cause) = cause(&failed.source);
     let known = match failed.delivered {
@@ -42,7 +42,7 @@ pub fn not_subscribed(SubscribeError(error): &SubscribeError) -> CallError {
         .retry_after_ms(1_000)
 }
 
-/// Why Redis did not do something, as far as a caller can know it: addresses and the like are for the log.
+/// Why Redis did not do something, as far as a caller should know: addresses and the like go only to the log.
 fn cause(error: &Error) -> (Code, String) {
     match error {
         Error::Unavailable(_) => (Code::Unavailable, "Redis is not available".to_owned()),

@@ -1,4 +1,4 @@
-//! The W3C trace context of a request: joined by its span, and handed on with or without traces.
+//! The W3C trace context of a request: its span joins it, and it is handed on whether or not traces are on.
 
 use http::{HeaderMap, HeaderName};
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
@@ -14,16 +14,16 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 struct Headers<'a>(&'a HeaderMap);
 
-/// Makes a request's span a child of its caller's. Two `traceparent` are none: the trace begins anew.
+/// Makes a request's span a child of its caller's. Two `traceparent` headers count as none: the trace begins anew.
 pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
     if only(headers, &TRACEPARENT).is_some() {
         let parent = TraceContextPropagator::new().extract(&Headers(headers));
-        // Refused only by a span that is disabled, and then there is nothing to join.
+        // Fails only if the span is disabled, and then there is nothing to join.
         span.set_parent(parent).ok();
     }
 }
 
-/// The trace context to hand on: of the current span where traces are on, else the caller's as it came.
+/// The trace context to hand on: that of the current span if traces are on, otherwise the caller's as it came.
 pub fn traceparent(headers: &HeaderMap) -> Option<String> {
     let context = Span::current().context();
     let span = context.span();

@@ -1,7 +1,7 @@
 //! The bus: publish an event, subscribe to a topic.
 //!
-//! An event reaches the subscribers of this hub at once, then Redis carries it to the other hubs; what comes back of
-//! one's own is dropped there. So events of one publisher reach each reader in the order of publishing; events of
+//! An event reaches the subscribers of this hub at once, and then Redis carries it to the other hubs; a hub drops its
+//! own events when they come back. So events of one publisher reach each reader in the order of publishing; events of
 //! publishers on different hubs may be seen in different orders on different hubs.
 
 use std::fmt;
@@ -30,7 +30,7 @@ pub struct Bus {
 /// An event that was published everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishReceipt {
-    /// Readers of this hub that have it queued.
+    /// How many readers on this hub have it queued.
     pub local: usize,
 }
 
@@ -52,7 +52,7 @@ struct BusInner {
 // === impl Bus ===
 
 impl Bus {
-    /// The bus of one hub, on its link to Redis; events come and go once that is started.
+    /// The bus of one hub, on its link to Redis; events flow once that is started.
     ///
     /// # Errors
     /// A metric is registered already.
@@ -77,7 +77,7 @@ impl Bus {
     /// Dropping the future after its first poll does not take the event back.
     ///
     /// # Errors
-    /// Redis is away, or did not confirm in time. [`PublishError::delivered`] is what is known.
+    /// Redis is away, or did not confirm in time. [`PublishError::delivered`] says what is known.
     pub async fn publish(&self, topic: &Topic, payload: Option<RawJson>) -> Result<PublishReceipt, PublishError> {
         let BusInner { table, target, metrics } = &*self.inner;
         metrics.published.inc();
@@ -101,16 +101,16 @@ impl Bus {
         }
     }
 
-    /// Subscribes a mailbox to a topic, or to all ids of a type. When it returns, the transport has confirmed: what
-    /// is published anywhere after that is seen.
+    /// Subscribes a mailbox to a topic, or to all ids of a type. When it returns, the transport has confirmed: anything
+    /// published anywhere after that is seen.
     ///
-    /// A mailbox that is subscribed twice to a topic, in whatever way, gets each event once. Dropping the future
-    /// subscribes to nothing.
+    /// A mailbox that is subscribed to a topic twice, in whatever way, gets each event once. If the future is dropped,
+    /// nothing is subscribed.
     ///
     /// # Errors
-    /// At once while the link is down, and when Redis does not confirm in time; both can be tried again.
+    /// At once while the link is down, and if Redis does not confirm in time; either way it can be tried again.
     pub async fn subscribe(&self, filter: TopicFilter, mailbox: &Mailbox) -> Result<Subscription, SubscribeError> {
-        // Before it is entered: entries made while the link is down would stay until it is back.
+        // Checked before it is entered: entries made while the link is down would stay until it is back.
         self.inner.target.ready()?;
         let incarnation = self.inner.table.join(&filter, mailbox.queue());
         self.inner.metrics.subscriptions.inc();

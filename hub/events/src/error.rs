@@ -3,17 +3,17 @@
 use alkhub_protocol::Delivered;
 use alkhub_redis::Unconfirmed;
 
-/// An event that was not, or not surely, handed to every hub. The same may be published again.
+/// The event was not handed to every hub, or may not have been. It may be published again.
 #[derive(Debug, thiserror::Error)]
 #[error("event was not published everywhere")]
 pub struct PublishError {
-    /// `no`: nobody got it. `maybe`: subscribers of this hub did, or Redis may have.
+    /// `no`: nobody got it. `maybe`: subscribers of this hub did, or Redis may have it.
     pub delivered: Delivered,
     /// Why.
     pub source: alkhub_redis::Error,
 }
 
-/// A subscription that Redis did not confirm: there is none. The same may be asked for again.
+/// Redis did not confirm a subscription, so there is none. It may be asked for again.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct SubscribeError(#[from] pub alkhub_redis::Error);

@@ -1,16 +1,16 @@
 //! The bounded queue of one connection, which all of its subscriptions share.
 //!
-//! Publishers push and never wait; the connection's writer reads. Where an event does not fit, the oldest go, and the
-//! reader gets a gap in their place.
+//! Publishers push and never wait; the connection's writer reads. If an event does not fit, the oldest ones are
+//! dropped, and the reader gets a gap in their place.
 //!
 //! Invariants
-//! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes of their texts, with a little for each
+//! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes of their texts, plus a little for each
 //!   event; one event always fits.
-//! - For each topic the reader sees its events in the order of pushing, and a [`Item::Gap`] between two events exactly
-//!   where events are missing between them. Gaps pushed one after the other with no event between them are one gap.
-//! - While the events that wait for all readers of the hub, each counted once, are over `events.waiting-bytes`, a queue
-//!   holds 256 KiB at most: who reads fast does not feel it.
-//! - A reader that waits is woken once, by the first push.
+//! - For each topic, the reader sees events in the order of pushing, and an [`Item::Gap`] between two events exactly
+//!   where events are missing between them. Gaps pushed one after the other without an event in between become one gap.
+//! - While the events waiting for all readers of the hub, each counted once, exceed `events.waiting-bytes`, a queue
+//!   holds at most 256 KiB: a fast reader does not notice.
+//! - A waiting reader is woken once, by the first push.
 
 mod contents;
 mod item;
@@ -29,19 +29,19 @@ use contents::Contents;
 pub use item::Item;
 pub(crate) use item::{Loss, Pushed, Reason};
 
-/// The end of the queue that subscriptions push into. Clones are the same mailbox.
+/// The end of the queue into which subscriptions push. Clones are the same mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
     queue: Arc<MailboxQueue>,
 }
 
-/// The end of the queue that the connection reads.
+/// The end of the queue from which the connection reads.
 #[derive(Debug)]
 pub struct Deliveries {
     queue: Arc<MailboxQueue>,
 }
 
-/// What both ends share.
+/// The state that both ends share.
 #[derive(Debug)]
 pub(crate) struct MailboxQueue {
     limits: Limits,
@@ -49,7 +49,7 @@ pub(crate) struct MailboxQueue {
     contents: Mutex<Contents>,
 }
 
-/// Makes the queue of one connection.
+/// Creates the queue of one connection.
 pub fn mailbox(limits: Limits) -> (Mailbox, Deliveries) {
     let queue = Arc::new(MailboxQueue {
         limits,
@@ -88,20 +88,20 @@ impl Drop for Mailbox {
 // === impl Deliveries ===
 
 impl Deliveries {
-    /// The next item, waiting for it. `None` when nothing can come any more: every [`Mailbox`] and every
-    /// subscription of it is gone.
+    /// The next item, waiting for it. `None` once nothing more can come: every [`Mailbox`] and every subscription of it
+    /// is gone.
     ///
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Item> {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// The next item that waits already.
+    /// The next item, if one is already waiting.
     pub fn try_next(&mut self) -> Option<Item> {
         self.queue.contents.lock().pop()
     }
 
-    /// [`Deliveries::next`] for those who poll.
+    /// [`Deliveries::next`] for callers that poll.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
         self.queue.contents.lock().poll(context)
     }
@@ -115,7 +115,7 @@ impl Deliveries {
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        // Nobody reads any more, so nobody is woken.
+        // Nobody reads any more, so there is nobody to wake.
         let _nobody = self.queue.contents.lock().end();
     }
 }
@@ -123,14 +123,14 @@ impl Drop for Deliveries {
 // === impl MailboxQueue ===
 
 impl MailboxQueue {
-    /// Queues an event; `any`: the subscriber asked for all ids of the type.
+    /// Queues an event; `any` says that the subscriber asked for all ids of the type.
     pub(crate) fn push(&self, publication: &Arc<Publication>, any: bool) -> Pushed {
         let (pushed, waiter) = self.contents.lock().push(publication, any, self.limits);
         waiter.wake();
         pushed
     }
 
-    /// Queues a gap of a topic; the number of gaps that the reader will see because of it: none or one.
+    /// Queues a gap of a topic; returns how many additional gaps the reader will see: none or one.
     pub(crate) fn push_gap(&self, filter: &TopicFilter, loss: Loss) -> usize {
         let gap = self.contents.lock().push_gap(filter, loss);
         let gaps = usize::from(gap.is_some());

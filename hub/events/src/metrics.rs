@@ -12,9 +12,9 @@ pub(crate) struct Metrics {
     pub(crate) published: IntCounter,
     pub(crate) received: IntCounter,
     pub(crate) delivered: IntCounter,
-    /// Events that their reader was too slow for.
+    /// Events that were lost because their reader was too slow.
     overflowed: IntCounter,
-    /// Messages that were no envelope, or not one of their channel.
+    /// Messages that were not envelopes, or not of their channel.
     pub(crate) malformed: IntCounter,
     /// Events that had passed too many bridges.
     pub(crate) too_far: IntCounter,
@@ -59,14 +59,14 @@ impl Metrics {
                 "Events that were published on this hub and that Redis did not confirm.",
             )?,
         };
-        // Every label value is visible from the start, so that a rate over the first one is right.
+        // Every label value exists from the start, so that a rate over the first increase is right.
         for reason in Reason::ALL {
             metrics.gaps.with_label_values(&[reason.as_str()]);
         }
         Ok(metrics)
     }
 
-    /// Counts what pushing an event to its readers came to.
+    /// Counts the result of pushing an event to its readers.
     pub(crate) fn spread(&self, spread: Spread) {
         self.delivered.inc_by(spread.delivered as u64);
         self.overflowed.inc_by(spread.dropped as u64);

@@ -1,4 +1,4 @@
-//! One published event, shared by all who read it.
+//! One published event, shared by everybody who reads it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,10 +7,10 @@ use alkhub_protocol::envelope::encode;
 use alkhub_protocol::{RawJson, Topic};
 use bytes::Bytes;
 
-/// What a queued event costs beside its text, in bytes.
+/// The cost of a queued event besides its text, in bytes.
 const OVERHEAD_BYTES: usize = 64;
 
-/// An event and its encoded forms. Every delivery of it shares this value: it is encoded once, however many read it.
+/// An event and its encoded forms. All deliveries share this value: it is encoded once, however many read it.
 #[derive(Debug)]
 pub struct Publication {
     /// Where it was published.
@@ -20,20 +20,20 @@ pub struct Publication {
     live: Option<Arc<WaitingBytes>>,
 }
 
-/// Bytes of all events of a hub that somebody has not read yet, each counted once, however many wait for it.
+/// The bytes of all events of a hub that somebody has not read yet, each counted once, however many wait for it.
 #[derive(Debug)]
 pub(crate) struct WaitingBytes {
     bytes: AtomicUsize,
     limit: usize,
 }
 
-/// Copies of an event's bytes: its text and its frame.
+/// How many copies of an event's bytes there are: its text and its frame.
 const COPIES: usize = 2;
 
 // === impl Publication ===
 
 impl Publication {
-    /// An event on a topic. Without a payload its envelope has none, which differs from `null`.
+    /// An event on a topic. Without a payload its envelope has none either, which differs from `null`.
     pub fn new(topic: Topic, payload: Option<&RawJson>) -> Self {
         let text = encode(topic.event_type(), topic.id(), payload, None);
         Self {
@@ -44,7 +44,7 @@ impl Publication {
         }
     }
 
-    /// An event on a topic that counts among those of a hub for as long as it is kept.
+    /// An event on a topic that counts among the waiting events of a hub for as long as it is kept.
     pub(crate) fn counted(topic: Topic, payload: Option<&RawJson>, live: &Arc<WaitingBytes>) -> Self {
         let mut publication = Self::new(topic, payload);
         live.bytes.fetch_add(publication.memory(), Ordering::Relaxed);
@@ -52,7 +52,7 @@ impl Publication {
         publication
     }
 
-    /// Whether so many events wait on its hub that readers who lag behind must let go.
+    /// Whether so much waits on its hub that lagging readers must drop events.
     pub(crate) fn is_pressed(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.bytes() > live.limit)
     }
@@ -66,14 +66,14 @@ impl Publication {
         &self.text
     }
 
-    /// The envelope in the frame of a connection's protocol: made by the first who asks, shared by the others.
+    /// The envelope framed for a connection's protocol: made for the first who asks, shared with the others.
     ///
     /// All connections must ask for the same frame; it is kept for one protocol only.
     pub fn framed(&self, frame: impl FnOnce(&Bytes) -> Bytes) -> &Bytes {
         self.framed.get_or_init(|| frame(&self.text))
     }
 
-    /// What it counts in the byte limit of a queue.
+    /// How much it counts towards a queue's byte limit.
     pub(crate) fn weight(&self) -> usize {
         self.text.len() + OVERHEAD_BYTES
     }

@@ -1,12 +1,12 @@
 //! Who wants what: the subscription table.
 //!
-//! Read by every publish and every message from Redis, so its lists are copied on writing and shared on reading: no
-//! lock is held while events are pushed.
+//! It is read for every publish and every message from Redis, so its lists are copied on writing and shared on reading:
+//! no lock is held while events are pushed.
 //!
 //! Invariants
-//! - A mailbox is at most once in a list, however often it subscribed.
-//! - With Redis, an entry outlives its last subscriber until [`Table::expire`], which removes it only when nobody
-//!   subscribed in between (the revision is the same).
+//! - A mailbox is in a list at most once, however often it subscribed.
+//! - With Redis, an entry outlives its last subscriber until [`Table::expire`], which removes it only if nobody has
+//!   subscribed in between (the revision is unchanged).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -27,25 +27,25 @@ const SHARDS: usize = 64;
 pub(crate) struct Table {
     shards: Vec<RwLock<Shard>>,
     hasher: RandomState,
-    /// Entries for all ids of a type; while there is none, a publish looks only once.
+    /// How many entries there are for all ids of a type; if there are none, a publish needs one look-up only.
     types: AtomicUsize,
-    /// What waits for the readers of all topics.
+    /// What waits for readers, over all topics.
     live: Arc<WaitingBytes>,
 }
 
-/// Readers of an event: those of its topic, and those of all ids of its type that are not among them.
+/// The readers of an event: those of its topic, and those of all ids of its type that are not among the former.
 #[derive(Clone, Debug)]
 pub(crate) struct Readers {
     one: Option<List>,
     any: Option<List>,
 }
 
-/// What pushing to all readers came to.
+/// The result of pushing to all readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spread {
     /// Readers that have it queued.
     pub(crate) delivered: usize,
-    /// Events that readers lost by it.
+    /// How many events readers lost because of it.
     pub(crate) dropped: usize,
     /// Gaps that readers will see.
     pub(crate) gaps: usize,
@@ -63,27 +63,28 @@ struct Shard {
 struct Entry {
     filter: TopicFilter,
     list: List,
-    /// The incarnation of the link that confirmed it; 0: none did, or that one has ended.
+    /// The incarnation of the link that confirmed it; 0 if none did, or that one has ended.
     incarnation: u64,
-    /// An incarnation that had confirmed it has ended, and the readers have no gap for it yet.
+    /// An incarnation that had confirmed it has ended, and the readers have not got their gap yet.
     gap_due: bool,
     /// Changes whenever a list gets its first subscriber.
     revision: u64,
-    /// Whether the transport knows that it is idle, and will ask at the end of the grace.
+    /// Whether the transport knows that it is idle, and will ask at the end of the grace period.
     reported: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Subscriber {
     queue: Arc<MailboxQueue>,
-    /// TopicTable of the same mailbox.
+    /// How many subscriptions of the same mailbox there are.
     uses: u32,
 }
 
 // === impl Table ===
 
 impl Table {
-    /// A table without entries, on whose hub so many bytes of events may wait before readers that lag must let go.
+    /// A table without entries; `waiting_bytes` is how many bytes of events may wait on the hub before lagging readers
+    /// must drop some.
     pub(crate) fn new(waiting_bytes: usize) -> Self {
         Self {
             live: WaitingBytes::new(waiting_bytes),
@@ -93,12 +94,12 @@ impl Table {
         }
     }
 
-    /// What the events of this hub count in.
+    /// Counts the waiting events of this hub.
     pub(crate) fn live(&self) -> &Arc<WaitingBytes> {
         &self.live
     }
 
-    /// Adds a subscriber; the incarnation that confirmed the entry, 0 when none did.
+    /// Adds a subscriber; returns the incarnation that confirmed the entry, or 0 if none did.
     pub(crate) fn join(&self, filter: &TopicFilter, queue: &Arc<MailboxQueue>) -> u64 {
         let mut shard = self.shard(key(filter)).write();
         let entries = shard.entries_mut(filter);
@@ -113,8 +114,8 @@ impl Table {
         entry.incarnation
     }
 
-    /// Takes one subscription of a mailbox away. `Some`: nobody wants the entry any more, and it is not yet known;
-    /// it stays until [`Table::expire`].
+    /// Removes one subscription of a mailbox. `Some`: nobody wants the entry any more, and this has not been reported
+    /// yet; it stays until [`Table::expire`].
     pub(crate) fn leave(&self, filter: &TopicFilter, queue: &Arc<MailboxQueue>) -> Option<Idle> {
         let mut shard = self.shard(key(filter)).write();
         let entry = shard.entries_mut(filter).get_mut(key(filter))?;
@@ -129,7 +130,7 @@ impl Table {
         })
     }
 
-    /// Removes an entry that nobody wanted since it was reported.
+    /// Removes an entry that nobody has wanted since it was reported.
     pub(crate) fn expire(&self, idle: &Idle) -> Expiry {
         let mut shard = self.shard(key(&idle.filter)).write();
         let entries = shard.entries_mut(&idle.filter);
@@ -153,7 +154,7 @@ impl Table {
         Expiry::Removed
     }
 
-    /// The incarnation that confirmed an entry, 0 when none did; `None`: there is no such entry.
+    /// The incarnation that confirmed an entry, or 0 if none did; `None`: there is no such entry.
     pub(crate) fn incarnation(&self, filter: &TopicFilter) -> Option<u64> {
         let shard = self.shard(key(filter)).read();
         let entries = match filter {
@@ -175,7 +176,7 @@ impl Table {
         Readers { one, any }
     }
 
-    /// A new incarnation of the link begins: nothing is confirmed any more. Every filter that has an entry.
+    /// A new incarnation of the link begins: nothing is confirmed any more. Returns every filter that has an entry.
     pub(crate) fn begin(&self) -> Vec<TopicFilter> {
         let mut filters = Vec::new();
         for shard in &self.shards {
@@ -198,8 +199,8 @@ impl Table {
         }
     }
 
-    /// The stream of messages has come to the confirmation of an entry. `Some`: an earlier incarnation had confirmed
-    /// it, so that these readers may have missed events in between.
+    /// The stream of messages has reached the confirmation of an entry. `Some`: an earlier incarnation had confirmed
+    /// it, so these readers may have missed events in between.
     pub(crate) fn resumed(&self, filter: &TopicFilter) -> Option<Readers> {
         let mut shard = self.shard(key(filter)).write();
         let entry = shard.entries_mut(filter).get_mut(key(filter))?;
@@ -290,7 +291,7 @@ impl Readers {
         spread
     }
 
-    /// Pushes a gap to each reader, under the topic that it asked for; the number of gaps that they will see.
+    /// Pushes a gap to each reader, under the topic that it asked for; returns how many gaps they will see.
     pub(crate) fn push_gap(&self, topic: &Topic, loss: Loss) -> usize {
         let one = TopicFilter::One(topic.clone());
         let any = TopicFilter::AllOf(topic.event_type().into());
@@ -299,7 +300,7 @@ impl Readers {
         gaps
     }
 
-    /// [`Readers::push_gap`] for readers of one filter.
+    /// [`Readers::push_gap`] for the readers of one filter.
     pub(crate) fn push_gap_of(&self, filter: &TopicFilter, loss: Loss) -> usize {
         let mut gaps = 0;
         self.each(|queue, _| gaps += queue.push_gap(filter, loss));
@@ -319,7 +320,7 @@ impl Readers {
     }
 }
 
-/// The text by which an entry is found.
+/// The key under which an entry is found.
 fn key(filter: &TopicFilter) -> &str {
     match filter {
         TopicFilter::One(topic) => topic.as_str(),
@@ -327,7 +328,7 @@ fn key(filter: &TopicFilter) -> &str {
     }
 }
 
-/// Lists are in the order of their mailboxes' addresses.
+/// Lists are ordered by the addresses of their mailboxes.
 fn position(list: &[Subscriber], queue: &Arc<MailboxQueue>) -> Result<usize, usize> {
     list.binary_search_by_key(&Arc::as_ptr(queue).addr(), |subscriber| {
         Arc::as_ptr(&subscriber.queue).addr()

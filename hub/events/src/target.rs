@@ -11,7 +11,7 @@ use self::redis::Outlet;
 use crate::error::{PublishError, SubscribeError};
 use crate::table::Table;
 
-/// One way to reach other processes.
+/// A way to reach other processes.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     /// There are none.
@@ -31,7 +31,7 @@ impl Target {
         }
     }
 
-    /// Takes an event to the other hubs.
+    /// Carries an event to the other hubs.
     pub(crate) async fn carry(&self, topic: &Topic, payload: Option<&RawJson>) -> Result<(), PublishError> {
         match self {
             Self::Local(local) => {
@@ -42,8 +42,8 @@ impl Target {
         }
     }
 
-    /// Waits until the transport has confirmed an entry of the table; `incarnation` had confirmed it before, 0: none
-    /// had.
+    /// Waits until the transport has confirmed an entry of the table. `incarnation` is the one that had confirmed it
+    /// before; 0 if none had.
     pub(crate) async fn confirm(&self, filter: &TopicFilter, incarnation: u64) -> Result<(), SubscribeError> {
         match self {
             Self::Local(_) => Ok(()),

@@ -1,10 +1,10 @@
 //! The admin API: what the operator and `alkhub keys` send to a hub.
 //!
-//! An operator and its hubs are upgraded apart, so one speaks to the other across a minor version, either way:
-//! - What they send each other may hold fields that the reader does not know; they are passed over. (What people
-//!   write, [`KeyCreate`], may not: a misspelt `expiresInSeconds` would make a key without an end.)
-//! - A field that is new has a default for a writer that does not have it yet. No field goes, or changes its type.
-//! - `tests/versions.rs` reads what each released version wrote, and compares what is written now with it.
+//! An operator and its hubs are upgraded separately, so each can talk to the other across one minor version:
+//! - What they send each other may hold fields that the reader does not know; these are ignored. (What people write,
+//!   [`KeyCreate`], may not: a misspelt `expiresInSeconds` would make a key that never expires.)
+//! - A new field has a default, for writers that do not have it yet. No field is removed or changes its type.
+//! - `tests/versions.rs` reads what each released version wrote, and compares it with what is written now.
 
 mod balance;
 mod check;
@@ -156,7 +156,8 @@ pub struct SpokeInfo {
     pub key_hint: Option<String>,
 }
 
-/// What the uid of a spoke begins with that a person declared by the commands. No resource has it, and none is missed.
+/// The prefix of the uid of a spoke that a person declared with the commands. No resource has such a uid, so none is
+/// missed.
 pub const BY_HAND: &str = "cli-";
 
 /// Whether a spoke can take calls.

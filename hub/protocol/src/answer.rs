@@ -1,4 +1,4 @@
-//! The JSON around what the HTTP API answers, as it is read.
+//! The JSON around what the HTTP API answers, for readers of it.
 
 use serde::Deserialize;
 
@@ -7,15 +7,15 @@ use serde::Deserialize;
 pub struct Answer<T> {
     /// What was asked for.
     pub data: T,
-    /// What stands beside it; what is not known here is passed over.
+    /// What accompanies it; unknown fields are ignored.
     #[serde(default)]
     pub meta: Meta,
 }
 
-/// What stands beside the data of an answer.
+/// What accompanies the data of an answer.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Meta {
-    /// Where the next page of a list begins; absent after the last.
+    /// Where the next page of a list begins; absent on the last page.
     #[serde(default)]
     pub next: Option<String>,
 }

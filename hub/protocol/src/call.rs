@@ -1,4 +1,4 @@
-//! A call: what its caller asks for, what travels beside its input, and what is known of it.
+//! A call: what its caller asks for, what accompanies its input, and what is known of it.
 
 use std::time::Duration;
 
@@ -24,17 +24,17 @@ pub enum Delivered {
 /// Longest [`Metadata`], in bytes.
 pub const METADATA_LIMIT_BYTES: usize = 16 * 1024;
 
-/// What travels with a call beside its input: a JSON object of the caller's, which reaches the handler as it is.
+/// What accompanies a call besides its input: a JSON object of the caller's, which reaches the handler unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     raw: RawJson,
     traceparent: Option<String>,
 }
 
-/// Why a value is no [`Metadata`].
+/// Why a value is not a [`Metadata`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMetadata {
-    /// No object.
+    /// Not an object.
     #[error("`metadata` must be a JSON object")]
     NoObject,
     /// Over [`METADATA_LIMIT_BYTES`].
@@ -53,20 +53,20 @@ pub struct Identity {
     pub scopes: Vec<String>,
 }
 
-/// What a caller asks for, whatever surface it came by.
+/// What a caller asks for, over any surface.
 #[derive(Clone, Debug)]
 pub struct CallRequest {
     /// The caller's id for the call; on its connection it is unique among the running ones.
     pub request_id: RequestId,
     /// What to call.
     pub operation: OperationName,
-    /// The input, when the caller sent one.
+    /// The input, if the caller sent one.
     pub input: Option<RawJson>,
-    /// Time left until the call fails with `TIMEOUT`; the hub's default applies when absent.
+    /// Time left until the call fails with `TIMEOUT`; if absent, the hub's default applies.
     pub timeout: Option<Duration>,
-    /// For subscriptions: longest silence between two items.
+    /// For subscriptions: the longest silence between two items.
     pub idle_timeout: Option<Duration>,
-    /// The call in whose course this one is made.
+    /// The call during which this one is made.
     pub parent: Option<RequestId>,
     /// Only this spoke may answer.
     pub target: Option<crate::SpokeName>,
@@ -78,9 +78,9 @@ pub struct CallRequest {
     pub on_disconnect: OnDisconnect,
 }
 
-/// What becomes of a call when its caller's connection, or its caller's hub, is lost.
+/// What happens to a call when its caller's connection, or its caller's hub, is lost.
 ///
-/// No surface lets a caller choose yet: every call that comes over one is aborted.
+/// No surface lets a caller choose yet: every call made over one is aborted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDisconnect {
     /// It is aborted: nobody waits for it.
@@ -151,7 +151,7 @@ pub struct CallRecord {
 // === impl CallRequest ===
 
 impl CallRequest {
-    /// A call with nothing beside its input: for any spoke that offers the operation, within the hub's own deadline.
+    /// A call with nothing but its input: for any spoke that offers the operation, with the hub's own deadline.
     pub fn new(request_id: RequestId, operation: OperationName, input: Option<RawJson>) -> Self {
         Self {
             request_id,
@@ -167,7 +167,7 @@ impl CallRequest {
         }
     }
 
-    /// The input as it is checked and counted: `null` stands for none.
+    /// The input as it is validated and counted: `null` if there is none.
     pub fn input_or_null(&self) -> RawJson {
         self.input.clone().unwrap_or_else(RawJson::null)
     }
@@ -192,13 +192,13 @@ impl Metadata {
         if raw.len() > METADATA_LIMIT_BYTES {
             return Err(InvalidMetadata::TooLarge(raw.len()));
         }
-        // A domain may use the name for something else.
+        // An application may use the name for something else.
         let traced = raw.to::<Traced>().ok().and_then(|traced| traced.traceparent);
         let traceparent = traced.and_then(|value| value.as_str().map(str::to_owned));
         Ok(Self { raw, traceparent })
     }
 
-    /// [`RawJson::out_of`].
+    /// See [`RawJson::out_of`].
     #[must_use]
     pub fn out_of(mut self, frame_bytes: usize) -> Self {
         self.raw = self.raw.out_of(frame_bytes);
@@ -210,7 +210,7 @@ impl Metadata {
         &self.raw
     }
 
-    /// W3C trace context, where the object has one.
+    /// The W3C trace context, if the object has one.
     pub fn traceparent(&self) -> Option<&str> {
         self.traceparent.as_deref()
     }

@@ -1,7 +1,7 @@
 //! An error and its causes in one line: for a log, for a terminal, for the message of a failed call.
 //!
 //! Invariants
-//! - A text that the line has already is not repeated: many an error repeats its source.
+//! - Text that the line already contains is not repeated: many errors repeat their source.
 
 use std::error::Error;
 use std::fmt;
@@ -25,7 +25,8 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// Lets the first error for which `ending` has words end the chain with them, in place of its own and its causes'.
+    /// Lets the first error for which `ending` returns a text end the chain with that text, in place of its own message
+    /// and its causes.
     #[must_use]
     pub fn ending(self, ending: fn(&(dyn Error + 'static)) -> Option<String>) -> Self {
         Self { ending, ..self }

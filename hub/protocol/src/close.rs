@@ -5,7 +5,7 @@
 pub enum CloseCode {
     /// The peer is done: the answer to its own close.
     Normal,
-    /// The hub is going away, or the peer must come anew for another reason that is no fault of its own.
+    /// The hub is going away, or the peer must connect anew for another reason that is not its fault.
     GoingAway,
     /// The peer violated the WebSocket protocol.
     Protocol,
@@ -23,7 +23,7 @@ pub enum CloseCode {
     Suspended,
     /// A newer connection has registered the same instance.
     Replaced,
-    /// Calls, or their answers, are not read as fast as they come.
+    /// Calls, or their answers, are not read as fast as they arrive.
     Slow,
 }
 
@@ -62,7 +62,7 @@ impl CloseCode {
         }
     }
 
-    /// The code with a number; `None` for one that no hub sends.
+    /// The code with this number; `None` if no hub sends it.
     pub fn of(number: u16) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.number() == number)
     }

@@ -14,7 +14,7 @@ use crate::{FRAME_DEPTH_LIMIT, FRAME_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES};
 pub struct Envelope {
     /// Event or message type.
     pub kind: String,
-    /// Topic or correlation id; empty when the peer sent none.
+    /// Topic or correlation id; empty if the peer sent none.
     pub id: String,
     /// `None` when the field is absent, which differs from `null`.
     pub payload: Option<RawJson>,
@@ -40,10 +40,10 @@ pub enum Error {
     TooLarge {
         /// What arrived.
         size: usize,
-        /// What is read.
+        /// The limit.
         limit: usize,
     },
-    /// No JSON, or nested too deep.
+    /// Not JSON, or nested too deep.
     #[error(transparent)]
     Json(#[from] json::Error),
     /// JSON, but not `{type, id, payload}`.
@@ -51,7 +51,7 @@ pub enum Error {
     Shape(serde_json::Error),
 }
 
-/// An envelope that shares the bytes of its frame: most are looked at and not kept.
+/// An envelope that shares the bytes of its frame: most are only looked at and not kept.
 #[derive(Debug)]
 pub(crate) struct Borrowed<'a> {
     pub(crate) kind: Cow<'a, str>,
@@ -100,8 +100,8 @@ impl Envelope {
 // === impl Borrowed ===
 
 impl<'a> Borrowed<'a> {
-    /// [`Envelope::decode`] without the limit on the payload: for a call, it holds for the input or the output inside. With
-    /// how deep the frame nests.
+    /// [`Envelope::decode`] without the limit on the payload: for a call, the limit applies to the input or the output
+    /// inside. Also returns how deep the frame nests.
     pub(crate) fn read(frame: &'a Bytes) -> Result<(Self, usize), Error> {
         if frame.len() > FRAME_LIMIT_BYTES {
             return Err(Error::TooLarge {
@@ -110,12 +110,12 @@ impl<'a> Borrowed<'a> {
             });
         }
         let depth = json::depth(frame, FRAME_DEPTH_LIMIT)?;
-        // serde would read an array as the fields in their order.
+        // serde would read an array as the fields in order.
         if frame.trim_ascii_start().first() == Some(&b'[') {
             serde_json::from_slice::<IgnoredAny>(frame).map_err(classify)?;
             return Err(Error::Shape(de::Error::custom("this is an array")));
         }
-        // Each frame passes here: it has no struct inside.
+        // Every frame passes through here, so the head contains no struct.
         let head: Head<'_> = serde_json::from_slice(frame).map_err(classify)?;
         let transport = head.transport.map(|raw| json::strict::from_str(raw.get()));
         let envelope = Self {

@@ -13,7 +13,7 @@ use crate::call::Delivered;
 /// The start of every problem document's `type`.
 pub const PROBLEM_PREFIX: &str = "urn:alkhub:problem:";
 
-/// The answer of a port of TLS to a request in plain HTTP.
+/// The answer of a TLS port to a request in plain HTTP.
 pub const SPEAKS_TLS: &str = "this port speaks TLS: its address begins with https://";
 
 /// Names a failure; the spelling on the wire is in [`Code::as_str`].
@@ -117,8 +117,8 @@ pub struct Problem {
     pub details: Option<RawJson>,
 }
 
-/// Every code that is not a domain's, with its spelling and its words, which are true wherever the code is used: a hub is
-/// overloaded by calls, by connections and by bytes.
+/// Every code that is not a domain's, with its spelling and its title. A title must be true wherever the code is used:
+/// a hub can be overloaded by calls, by connections and by bytes.
 const CODES: &[(Code, &str, &str)] = &[
     (Code::OperationNotFound, "OPERATION_NOT_FOUND", "Operation not found"),
     (Code::AccessDenied, "ACCESS_DENIED", "Access denied"),
@@ -172,7 +172,7 @@ impl Code {
         }
     }
 
-    /// A value for a metric's label: domain codes are one, so that the set is closed.
+    /// The value of a metric's label: all domain codes share one, so that the set is closed.
     pub fn label(&self) -> &str {
         match self {
             Self::Domain(_) => "DOMAIN",
@@ -243,7 +243,7 @@ impl CallError {
         }
     }
 
-    /// The key lacks a scope, which is named.
+    /// The key lacks a scope, which the error names.
     pub fn missing_scope(scope: &str) -> Self {
         Self::new(Code::AccessDenied, format!("the key lacks the scope `{scope}`"))
     }

@@ -1,8 +1,9 @@
 //! Frames: what one WebSocket message means, in both dialects of the origin.
 //!
-//! The origin's processes send call events with `id: ""` and the request id inside the payload; its successor puts
-//! the request id into `id`. Both are read; a peer is answered in the [`Dialect`] of its first `call.requested`. No other
-//! message shows it: the origin's processes name a `hub.register` as they like and read calls in the payload.
+//! The origin's processes send call events with `id: ""` and the request id inside the payload; its successor puts the
+//! request id into `id`. Both are read, and a peer is answered in the [`Dialect`] of its first `call.requested`. No
+//! other message shows the dialect: the origin's processes give a `hub.register` any id they like, and read calls in
+//! the payload.
 //!
 //! Reading is [`Frame::decode`]; writing is one function for each message in [`encode`], which copies payloads and
 //! never parses them again.
@@ -37,14 +38,14 @@ const MESSAGE_LIMIT: usize = 500;
 /// Where a peer puts the request id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
-    /// In the payload, with an empty `id`: the origin.
+    /// In the payload, with an empty `id`, as the origin does.
     #[default]
     Payload,
-    /// In the envelope's `id` (and in the payload too, which harms nobody): the origin's successor.
+    /// In the envelope's `id` (and harmlessly also in the payload), as the origin's successor does.
     Id,
 }
 
-/// What one message asks or reports.
+/// What one message asks for or reports.
 #[derive(Clone, Debug)]
 pub enum Frame {
     /// `call.requested`, or `hub.register` or `hub.register.update` as a message of its own.
@@ -91,11 +92,11 @@ pub enum Frame {
     Welcome(Box<Welcome>),
     /// `__resume`: a session goes on; only a hub sends it.
     Resumed(Resume),
-    /// `__ack`: so many messages of the session were received.
+    /// `__ack`: this many messages of the session were received.
     Acknowledged(u64),
-    /// `__hubs`: so many hubs take connections; only a hub sends it.
+    /// `__hubs`: this many hubs take connections; only a hub sends it.
     Hubs(u32),
-    /// `__ping`: a question for a sign of life, with what the answer repeats.
+    /// `__ping`: asks for a sign of life, with a payload that the answer repeats.
     Ping(Option<RawJson>),
     /// `__pong`: the sign of life.
     Pong(Option<RawJson>),
@@ -105,7 +106,7 @@ pub enum Frame {
     Event(Envelope),
 }
 
-/// A `call.requested` as it stands on the wire.
+/// A `call.requested` as it is on the wire.
 #[derive(Clone, Debug)]
 pub struct Requested {
     /// The caller's id.
@@ -114,13 +115,13 @@ pub struct Requested {
     pub operation: OperationName,
     /// The input; `None` when absent, which a spoke of the origin distinguishes from `null`.
     pub input: Option<RawJson>,
-    /// Calls: the absolute end in milliseconds since the epoch, by the caller's clock.
+    /// For calls: the absolute end in milliseconds since the epoch, by the caller's clock.
     pub deadline_ms: Option<u64>,
-    /// Calls: time left in milliseconds; preferred to `deadline_ms`.
+    /// For calls: the time left in milliseconds; takes precedence over `deadline_ms`.
     pub timeout_ms: Option<u64>,
-    /// Subscriptions: longest silence between items in milliseconds.
+    /// For subscriptions: the longest silence between items, in milliseconds.
     pub idle_timeout_ms: Option<u64>,
-    /// The call in whose course this one is made.
+    /// The call during which this one is made.
     pub parent: Option<RequestId>,
     /// The spoke that must answer.
     pub target: Option<crate::SpokeName>,
@@ -128,7 +129,7 @@ pub struct Requested {
     pub traceparent: Option<String>,
     /// All of `metadata`.
     pub metadata: Option<Box<Metadata>>,
-    /// Who asks, by the hub; never read of a peer, whose identity comes from its key.
+    /// Who calls, as the hub says; never read from a peer, whose identity comes from its key.
     pub identity: Option<Box<Identity>>,
 }
 
@@ -145,13 +146,14 @@ pub struct Gap {
     pub missed: Option<u64>,
 }
 
-/// Why a message is refused, with the call or the topic that it was about as far as that could be read.
+/// Why a message is refused, with the call or the topic that it was about, as far as that could be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct Error {
-    /// The call that the message is about, when it named one.
+    /// The call that the message is about, if it named one.
     pub call: Option<Named>,
-    /// The topic that it is about: what it subscribes to, or where it would have been published. It may break the rules.
+    /// The topic that it is about: the one to subscribe to, or where the event would have been published. It may be
+    /// invalid.
     pub topic: Option<String>,
     /// Whether it counts among the messages of a session ([`session::counts`]).
     pub counts: bool,
@@ -164,9 +166,9 @@ pub struct Error {
 pub struct Named {
     /// Its id.
     pub request_id: RequestId,
-    /// Where the message has the id; `None` when its type does not decide it.
+    /// Where the message has the id; `None` if its type does not decide that.
     pub dialect: Option<Dialect>,
-    /// Whether the message asks for the call; else it is about one that runs.
+    /// Whether the message asks for the call; otherwise it is about a running one.
     pub asks: bool,
 }
 
@@ -184,7 +186,7 @@ pub enum ErrorKind {
         /// The error of serde.
         source: serde_json::Error,
     },
-    /// The payload is no JSON object.
+    /// The payload is not a JSON object.
     #[error("payload of `{0}` is not valid: expected a JSON object")]
     PayloadShape(String),
     /// The payload is absent.
@@ -202,10 +204,10 @@ pub enum ErrorKind {
     /// The metadata breaks its rule.
     #[error(transparent)]
     Metadata(#[from] InvalidMetadata),
-    /// A message that this version does not know.
+    /// A message type that this version does not know.
     #[error("message type `{0}` is not supported")]
     Unsupported(String),
-    /// A way to choose a spoke that this version does not have.
+    /// A way of choosing a spoke that this version does not have.
     #[error("`target.{0}` is not supported: a call can be sent to `target.spokeId` only")]
     UnsupportedTarget(String),
 }
@@ -213,22 +215,22 @@ pub enum ErrorKind {
 // === impl Frame ===
 
 impl Frame {
-    /// Reads one message of a hub and returns its sender's dialect, where the message is one of `call.*`.
+    /// Reads a message from a hub; also returns its sender's dialect if it is one of the `call.*` messages.
     ///
     /// # Errors
-    /// [`Error`]: the connection goes on.
+    /// [`Error`]: the connection continues.
     pub fn decode(message: &Bytes) -> Result<(Self, Option<Dialect>), Error> {
         Self::decode_within(message, |_| FRAME_DEPTH_LIMIT)
     }
 
-    /// The same of a peer that is no hub: no value of its may nest deeper than [`DEPTH_LIMIT`].
+    /// The same for a peer that is not a hub: none of its values may nest deeper than [`DEPTH_LIMIT`].
     ///
     /// # Errors
-    /// [`Error`]: the connection goes on, the sender gets a `call.error` or an `__error`.
+    /// [`Error`]: the connection continues, and the sender gets a `call.error` or an `__error`.
     pub fn decode_of_peer(message: &Bytes) -> Result<(Self, Option<Dialect>), Error> {
         let (mut frame, dialect) = Self::decode_within(message, |kind| {
             let around = match kind {
-                // Envelope, payload, and `{data, meta}` in it.
+                // The envelope, the payload, and `{data, meta}` in it.
                 kind::RESPONDED => 3,
                 kind if kind.starts_with(kind::OF_CALLS) => 2,
                 _ => 1,
@@ -296,7 +298,8 @@ impl Frame {
 // === impl Dialect ===
 
 impl Dialect {
-    /// The dialect of a peer that writes this into the `id` of such a message; only those of the call protocol show it.
+    /// The dialect of a peer that writes this `id` into a message of this type; only messages of the call protocol show
+    /// it.
     fn of(kind: &str, id: &str) -> Option<Self> {
         let dialect = if id.is_empty() { Self::Payload } else { Self::Id };
         kind.starts_with(kind::OF_CALLS).then_some(dialect)
@@ -306,7 +309,8 @@ impl Dialect {
 // === impl Requested ===
 
 impl Requested {
-    /// The request with its deadline as time left by this host's clock, `now_ms` milliseconds after the epoch.
+    /// The request with its deadline converted to time left by this host's clock, `now_ms` milliseconds after the
+    /// epoch.
     pub fn into_request(self, now_ms: u64) -> CallRequest {
         let left = self
             .timeout_ms
@@ -340,7 +344,7 @@ impl Error {
         }
     }
 
-    /// The refusal of a message of `size` bytes, over [`FRAME_LIMIT_BYTES`], that begins so.
+    /// The refusal of a message of `size` bytes, over [`FRAME_LIMIT_BYTES`], that begins with `head`.
     pub fn too_large(head: &[u8], size: usize) -> Self {
         let limit = FRAME_LIMIT_BYTES;
         Self::about(head, envelope::Error::TooLarge { size, limit }.into())

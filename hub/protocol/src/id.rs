@@ -21,9 +21,9 @@ pub const ID_LIMIT_BYTES: usize = 128;
 /// Both segments start with a letter and go on with letters, digits, `_` and `-`. `/ns/op` and `ns/op` are accepted
 /// on the way in and mean the same.
 ///
-/// In the second segment any other visible ASCII character stands as `__` and its two upper-case hex digits: the
+/// In the second segment, any other visible ASCII character is written as `__` and its two upper-case hex digits: the
 /// origin's `fs.get/users/{id}` is `fs.get__2Fusers__2F__7Bid__7D`. Both spellings are accepted on the way in;
-/// [`OperationName::spelled`] goes the way back.
+/// [`OperationName::spelled`] reverses this.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationName(Arc<str>);
 
@@ -56,7 +56,7 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    /// Two parts that make no operation's name.
+    /// Two parts that do not make an operation's name.
     pub(crate) fn operation(namespace: &str, name: &str) -> Self {
         Self::new("operation name", &format!("{namespace}.{name}"), OPERATION_RULE)
     }
@@ -187,12 +187,12 @@ name_type!(InstanceId, "instance id", "^[!-~]{1,128}$", visible);
 name_type!(HubId, "hub id", "^[!-~]{1,128}$", visible);
 name_type!(RequestId, "request id", "^[!-~]{1,128}$", visible);
 
-/// What the id of an instance ends with for its second session.
+/// The suffix of an instance's id for its second session.
 const SECOND: &str = "#2";
 
 impl InstanceId {
-    /// The id by which the other session of the same program is known: `a#2` beside `a`, and `a` beside `a#2`. `None` where
-    /// it would be too long.
+    /// The id of the other session of the same program: `a#2` for `a`, and `a` for `a#2`. `None` if it would be too
+    /// long.
     pub fn twin(&self) -> Option<Self> {
         match self.0.strip_suffix(SECOND) {
             Some(first) => first.parse().ok(),
@@ -212,7 +212,7 @@ impl OperationName {
         self.0.split_once('.').map_or("", |(_, operation)| operation)
     }
 
-    /// The name with each character that is written as `__` and two hex digits as itself again.
+    /// The name with each `__` and two hex digits turned back into the character.
     pub fn spelled(&self) -> Cow<'_, str> {
         let mut spelled = String::new();
         let mut rest = self.as_str();
@@ -234,14 +234,14 @@ impl OperationName {
     }
 }
 
-/// Whether a text can be a segment of a name as it stands.
+/// Whether a text can be a segment of a name unchanged.
 pub(crate) fn is_segment(part: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(plain)
 }
 
-/// The second segment of a name: as it stands, or with `__` and two hex digits for each character that no segment has.
-/// What would be read as one of these is written so too: two spellings never become one name.
+/// The second segment of a name: unchanged, or with `__` and two hex digits for each character that no segment may
+/// have. Text that would be read as such an escape is escaped too, so that two spellings never become one name.
 fn segment(part: &str) -> Option<Cow<'_, str>> {
     if is_segment(part) {
         return Some(Cow::Borrowed(part));
@@ -263,7 +263,7 @@ fn segment(part: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(written))
 }
 
-/// The character that `__` and two hex digits at the start of a text stand for.
+/// The character that an `__` with two hex digits at the start of a text stands for.
 fn code_at(text: &str) -> Option<char> {
     let digits = text.strip_prefix("__")?.get(..2)?;
     let is_hex = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
@@ -274,7 +274,7 @@ fn code_at(text: &str) -> Option<char> {
     code.is_ascii_graphic().then(|| char::from(code))
 }
 
-/// What is before, in and after the first such character of a text.
+/// The text before the first such escape, its character, and the text after it.
 fn escaped(text: &str) -> Option<(&str, char, &str)> {
     text.char_indices().find_map(|(at, _)| {
         let character = code_at(&text[at..])?;
@@ -351,7 +351,7 @@ mod tests {
         assert!(long.to_string().contains("128 characters"), "{long}");
     }
 
-    /// Every spelling of up to six of these characters that has to be mapped, in all orders.
+    /// Every spelling of up to six of these characters that has to be mapped, in every order.
     #[test]
     fn no_two_spellings_become_one_name() {
         let mut spellings = vec!["x".to_owned()];

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - A [`RawJson`] holds one complete JSON value in UTF-8. Where a peer's value enters, it is no deeper than
-//!   [`DEPTH_LIMIT`]; what hubs put around it comes on top.
+//!   [`DEPTH_LIMIT`]; what hubs put around it is added to that.
 //! - Cloning and slicing share the bytes of the frame; nothing is copied on the way from socket to socket.
 
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ pub struct RawJson(Bytes);
 /// Why a text is not a JSON value that alkhub carries.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The text is no JSON; the message has line and column.
+    /// The text is not JSON; the message has line and column.
     #[error("invalid JSON: {0}")]
     Syntax(#[from] serde_json::Error),
     /// Arrays and objects are nested deeper than the limit.
@@ -44,10 +44,10 @@ impl RawJson {
         Self(Bytes::from_static(b"null"))
     }
 
-    /// Takes a text as it is after checking its depth and its syntax.
+    /// Takes a text as it is, after checking its depth and its syntax.
     ///
     /// # Errors
-    /// [`Error`] when the text is no JSON value or is nested too deep.
+    /// [`Error`] if the text is not a JSON value or is nested too deep.
     pub fn parse(text: impl Into<Bytes>) -> Result<Self, Error> {
         let text = text.into();
         check_depth(&text)?;
@@ -60,7 +60,7 @@ impl RawJson {
     /// Writes a value as compact JSON.
     ///
     /// # Errors
-    /// The value's own `Serialize` failed, for example a map with keys that are no strings.
+    /// The value's own `Serialize` failed, for example for a map whose keys are not strings.
     pub fn from_value(value: &(impl Serialize + ?Sized)) -> Result<Self, serde_json::Error> {
         serde_json::to_vec(value).map(|text| Self(text.into()))
     }
@@ -68,7 +68,7 @@ impl RawJson {
     /// The part of `frame` that `raw` was borrowed from, without a copy.
     ///
     /// # Panics
-    /// When `raw` does not lie inside `frame`: a mistake of the caller.
+    /// If `raw` does not lie inside `frame`: a mistake of the caller.
     pub(crate) fn slice_of(frame: &Bytes, raw: &RawValue) -> Self {
         Self(frame.slice_ref(raw.get().as_bytes()))
     }
@@ -76,12 +76,13 @@ impl RawJson {
     /// A part of this value, which was read from it; without a copy.
     ///
     /// # Panics
-    /// When `raw` does not lie inside this value: a mistake of the caller.
+    /// If `raw` does not lie inside this value: a mistake of the caller.
     pub fn part(&self, raw: &RawValue) -> Self {
         Self::slice_of(&self.0, raw)
     }
 
-    /// The same in memory of its own where it is a small part of the frame that it shares, which would be kept whole.
+    /// The same value, moved into memory of its own if it is a small part of the frame that it would otherwise keep
+    /// alive.
     #[must_use]
     pub fn out_of(self, frame_bytes: usize) -> Self {
         if self.0.len() < frame_bytes / 2 {
@@ -91,7 +92,7 @@ impl RawJson {
         }
     }
 
-    /// Reads the value into a type; a struct from an object only.
+    /// Reads the value into a type; a struct only from an object.
     ///
     /// # Errors
     /// The value does not have the type's shape.
@@ -183,7 +184,7 @@ pub fn check_depth(text: &[u8]) -> Result<(), Error> {
     depth(text, DEPTH_LIMIT).map(|_| ())
 }
 
-/// How deep brackets nest, unless deeper than `limit`.
+/// How deep brackets nest; an error if deeper than `limit`.
 pub(crate) fn depth(text: &[u8], limit: usize) -> Result<usize, Error> {
     let (mut depth, mut deepest, mut at) = (0_usize, 0_usize, 0);
     while let Some(byte) = text.get(at) {
@@ -204,8 +205,8 @@ pub(crate) fn depth(text: &[u8], limit: usize) -> Result<usize, Error> {
     Ok(deepest)
 }
 
-/// Bytes up to the end of a string whose opening quote stands before `rest`, the closing quote among them; all of them
-/// where none closes it.
+/// The number of bytes up to and including the quote that ends a string whose opening quote comes before `rest`; all of
+/// them if nothing closes it.
 fn string_len(rest: &[u8]) -> usize {
     let mut at = 0;
     while let Some(found) = rest.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
@@ -213,7 +214,7 @@ fn string_len(rest: &[u8]) -> usize {
         if rest[at] == b'"' {
             return at + 1;
         }
-        // The backslash, and what it escapes.
+        // The backslash and the character that it escapes.
         at += 2;
     }
     rest.len()

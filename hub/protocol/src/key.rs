@@ -1,18 +1,18 @@
 //! Keys: `alk_`, 256 random bits in base 62, and a checksum, so that secret scanners find them without asking us.
 //!
-//! The form follows what code hosts do for their tokens: a fixed prefix, then a CRC-32 of the rest in the last six
-//! characters. A text that does not check is refused before anything is looked up.
+//! The form follows what code hosts do for their tokens: a fixed prefix, and a CRC-32 of the rest in the last six
+//! characters. A text whose checksum is wrong is refused before anything is looked up.
 
 use std::fmt;
 
-/// What every key begins with.
+/// Every key begins with this.
 pub const PREFIX: &str = "alk_";
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const BODY_LENGTH: usize = 43;
 const CHECKSUM_LENGTH: usize = 6;
 
-/// A key in the clear: it is shown once and kept nowhere.
+/// A key in the clear: shown once and stored nowhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(String);
 
@@ -34,7 +34,7 @@ impl ApiKey {
     /// Reads a key and checks its checksum.
     ///
     /// # Errors
-    /// [`InvalidKey`]; nothing of the text is in it.
+    /// [`InvalidKey`], which contains nothing of the text.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         let rest = text.strip_prefix(PREFIX).ok_or(InvalidKey)?;
         if rest.len() != BODY_LENGTH + CHECKSUM_LENGTH || !rest.bytes().all(|b| b.is_ascii_alphanumeric()) {
@@ -54,7 +54,7 @@ impl ApiKey {
         &self.0
     }
 
-    /// The first characters, enough to tell keys apart in a list and nothing to guess by.
+    /// The first characters: enough to tell keys apart in a list, but no help in guessing one.
     pub fn hint(&self) -> &str {
         &self.0[..PREFIX.len() + 6]
     }

@@ -1,8 +1,8 @@
-//! The names by which several parts of alkhub know the same objects of Kubernetes.
+//! Names by which several parts of alkhub know the same objects of Kubernetes.
 
 use std::time::Duration;
 
-/// Label: who made an object, which is the operator.
+/// Label: what made an object; here, the operator.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "alkhub-operator");
 
 /// Label: the name of the Hub to which an object belongs.
@@ -14,21 +14,23 @@ pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// The value of [`COMPONENT`] on a hub's pods.
 pub const HUB: &str = "hub";
 
-/// Annotation of a pod that somebody wants to be empty, and to stay: anything but `false`. `kubectl alkhub drain` writes it.
+/// Annotation on a pod that somebody wants to be emptied but kept: any value but `false`. `kubectl alkhub drain` writes
+/// it.
 pub const DRAIN_REQUESTED: &str = "alkhub.dev/drain";
 
-/// Annotation of a pod that the operator takes away: since when it gives its connections away, RFC 3339.
+/// Annotation on a pod that the operator is removing: since when it has been giving its connections away, RFC 3339.
 pub const DRAIN_SINCE: &str = "alkhub.dev/drain-since";
 
-/// Annotation of a Hub: when somebody last wanted its connections to be evened out, RFC 3339. `kubectl alkhub rebalance`
-/// writes it.
+/// Annotation on a Hub: when somebody last wanted its connections to be evened out, RFC 3339. `kubectl alkhub
+/// rebalance` writes it.
 pub const REBALANCE: &str = "alkhub.dev/rebalance";
 
 /// A hub that the operator tells to drain does so for this long, unless it is told again.
 pub const DRAIN_LAPSE: Duration = Duration::from_secs(20);
 
-/// Whether a host is the name of a Service as a cluster spells it, `hub.team.svc` or `hub.team.svc.cluster.local`: whoever uses it
-/// is in a cluster, and reaches pods by their addresses. A short name, or one of another domain, may be anybody's.
+/// Whether a host is the name of a Service as a cluster spells it, `hub.team.svc` or `hub.team.svc.cluster.local`:
+/// whoever uses such a name is in a cluster, and reaches pods by their addresses. A short name, or one in another
+/// domain, could be anybody's.
 pub fn is_service_name(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let name = host.strip_suffix(".cluster.local").unwrap_or(&host);

@@ -1,7 +1,7 @@
 //! The wire of alkhub: what spokes, clients, hubs and the operator send each other.
 //!
-//! Types and their JSON form. The origin's frames are read and written unchanged ([`frame`]); what alkhub adds is optional
-//! and ignored by the origin's processes.
+//! Types and their JSON form. The origin's frames are read and written unchanged ([`frame`]); whatever alkhub adds is
+//! optional, and the origin's processes ignore it.
 //!
 //! Promises
 //! - A payload is carried as the bytes that arrived ([`RawJson`]) and never written again on the way.
@@ -55,15 +55,15 @@ pub const PAYLOAD_LIMIT_BYTES: usize = 1024 * 1024;
 /// Largest frame or message, in bytes: a full payload and the envelope around it.
 pub const FRAME_LIMIT_BYTES: usize = PAYLOAD_LIMIT_BYTES + 64 * 1024;
 
-/// Entries of a list in one page, at most.
+/// The most entries in one page of a list.
 pub const PAGE_LIMIT: u32 = 1_000;
 
-/// Bytes of a page, about: an entry that is larger makes a page of its own.
+/// The size of a page, roughly, in bytes: a larger entry makes a page of its own.
 pub const PAGE_BYTES: usize = 512 * 1024;
 
-/// Deepest nesting of arrays and objects in a value that a peer gives.
+/// The deepest nesting of arrays and objects in a value from a peer.
 pub const DEPTH_LIMIT: usize = 64;
 
-/// Deepest nesting of a whole message: the deepest value, and what hubs put around it. A hub sends nothing that its
-/// peers, or other hubs, must refuse.
+/// The deepest nesting of a whole message: the deepest value, plus what hubs put around it. A hub sends nothing that
+/// its peers, or other hubs, would have to refuse.
 pub const FRAME_DEPTH_LIMIT: usize = DEPTH_LIMIT + 8;

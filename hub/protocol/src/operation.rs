@@ -102,7 +102,7 @@ pub struct AccessControl {
     pub custom_auth: Option<RawJson>,
 }
 
-/// The longest that all scopes of one [`AccessControl`] may be together, in bytes: the caller's ones travel with each call.
+/// The total length of all scopes of one [`AccessControl`], in bytes, at most: those of the caller accompany each call.
 pub const SCOPES_LIMIT_BYTES: usize = 16 * 1024;
 
 /// One operation in a list: its specification and who offers it.
@@ -125,7 +125,7 @@ fn default_version() -> String {
 // === impl OperationSpec ===
 
 impl OperationSpec {
-    /// `namespace.name`, mapped where the spoke's own name has characters that no operation's name has.
+    /// `namespace.name`, mapped if the spoke's own name has characters that an operation's name may not have.
     ///
     /// # Errors
     /// The two parts do not make an operation's name.
@@ -136,12 +136,12 @@ impl OperationSpec {
         self.spelled().parse()
     }
 
-    /// `namespace.name` as the spoke wrote it: how its calls are addressed to it.
+    /// `namespace.name` as the spoke wrote it: calls are addressed to it in this spelling.
     pub fn spelled(&self) -> String {
         format!("{}.{}", self.namespace, self.name)
     }
 
-    /// Whether the hub may send a call twice when it does not know that the first one arrived.
+    /// Whether the hub may send a call again if it does not know that the first one arrived.
     pub fn may_repeat(&self) -> bool {
         self.idempotent || self.kind == OperationKind::Query
     }

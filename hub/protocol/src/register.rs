@@ -1,4 +1,5 @@
-//! `hub.register`: how a connection becomes an instance of a spoke; and `hub.register.update`: how it changes what it offers.
+//! `hub.register`: how a connection becomes an instance of a spoke; and `hub.register.update`: how the instance changes
+//! what it offers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,22 +76,23 @@ pub struct UpdateInput {
     pub remove: Vec<OperationName>,
 }
 
-/// What a refused registration, or update, has in the `details` of its error.
+/// The `details` of the error for a refused registration, or update.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a JSON object")]
 pub struct RefusedDetails {
-    /// Hashes that the hub does not know, or may not use for this spoke: what they stand for has to be sent whole.
+    /// Hashes that the hub does not know, or may not use for this spoke: the specifications behind them have to be sent
+    /// in full.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
-    /// Of an update, the entries of `add` that are rejected.
+    /// For an update: the entries of `add` that are rejected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<OperationResult>,
 }
 
-/// Entries that a registration may have; how many of them an instance may offer is a setting of the hub.
+/// How many entries a registration may have; how many of them an instance may offer is a setting of the hub.
 pub const OPERATIONS_LIMIT: usize = 10_000;
 
-/// Reads entries up to the limit: what is over it is refused before it takes memory.
+/// Reads entries up to the limit: excess ones are refused before they take memory.
 fn limited<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct Entries<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {

@@ -1,9 +1,9 @@
 //! Scopes: what a key may do.
 //!
-//! alkhub's own are in one list, [`OWN`], of which every text that names them is made.
+//! alkhub's own scopes are in one list, [`OWN`], from which every text that names them is made.
 //!
-//! Any other text is a scope of the user's own: an operation's `requiredScopes` match it literally, `admin` or not. A
-//! text that is meant as one of alkhub's and can never match is refused where a key is made ([`check`]).
+//! Any other text is a scope of the user's own: an operation's `requiredScopes` match it literally, even for `admin`. A
+//! text that is meant as one of alkhub's and can never match is refused when a key is made ([`check`]).
 
 mod check;
 
@@ -35,10 +35,10 @@ const CALL: &str = "call:";
 const PUBLISH: &str = "events:publish:";
 const SUBSCRIBE: &str = "events:subscribe:";
 
-/// What the scopes begin with that name something of the user's; every other scope is one word.
+/// The prefixes of the scopes that name something of the user's; every other scope is one word.
 const FAMILIES: [&str; 3] = [CALL, PUBLISH, SUBSCRIBE];
 
-/// Every scope of alkhub's own, as people are told of it. A new one stands here, and where it is asked for.
+/// Every scope of alkhub's own, as it is described to people. A new one is added here, and where it is asked for.
 pub const OWN: &[OwnScope] = &[
     OwnScope {
         forms: &["call:ns.op", "call:ns.*", "call:*"],
@@ -78,10 +78,10 @@ pub const OWN: &[OwnScope] = &[
     },
 ];
 
-/// Scopes that allow one thing.
+/// Scopes that allow the same thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnScope {
-    /// How they are written; `ns`, `op`, `TYPE` and `ID` stand for what is the user's.
+    /// How they are written; `ns`, `op`, `TYPE` and `ID` stand for the user's names.
     pub forms: &'static [&'static str],
     /// What they allow, in a few words.
     pub allows: &'static str,
@@ -105,12 +105,12 @@ impl Scopes {
         self.0.iter().map(String::as_str)
     }
 
-    /// Whether the scope is held: as it stands, or by `admin` when it is alkhub's own.
+    /// Whether the scope is held: literally, or by `admin` if it is one of alkhub's own.
     pub fn allows(&self, scope: &str) -> bool {
         self.0.contains(scope) || (is_own(scope) && self.0.contains(ADMIN))
     }
 
-    /// Whether an operation may be called, its own `requiredScopes` aside.
+    /// Whether an operation may be called, apart from its own `requiredScopes`.
     ///
     /// # Errors
     /// The scope that is missing.
@@ -175,8 +175,8 @@ impl Scopes {
     }
 }
 
-/// The scopes of a spoke's key as a sentence has them, each in backticks: all of alkhub's own but `admin`, and `spoke`, which
-/// such a key has in any case.
+/// The scopes that a spoke's key may have as part of a sentence, each in backticks: all of alkhub's own but `admin`,
+/// and `spoke`, which such a key always has.
 pub fn of_a_spokes_key() -> String {
     let forms = OWN.iter().flat_map(|own| own.forms).copied();
     let forms = forms.filter(|form| ![SPOKE, ADMIN].contains(form));

@@ -1,4 +1,4 @@
-//! The hash of a specification, by which it is named in place of its text: on the wire, between hubs, and in the store.
+//! The hash of a specification, which names it in place of its text: on the wire, between hubs, and in the store.
 //!
 //! Invariants
 //! - What is read back from [`OperationSpec::canonical`] has the same hash.
@@ -13,12 +13,12 @@ use sha2::{Digest as _, Sha256};
 use crate::OperationSpec;
 use crate::json::tree::Tree;
 
-/// SHA-256 of a specification's canonical JSON ([`OperationSpec::canonical`]). Between hubs and in logs it is shown and read as
-/// hexadecimal digits, on the wire of peers in fewer characters ([`SpecHash::to_wire`]).
+/// SHA-256 of a specification's canonical JSON ([`OperationSpec::canonical`]). Between hubs and in logs it is written
+/// in hexadecimal; on the wire to peers, in fewer characters ([`SpecHash::to_wire`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpecHash(pub [u8; 32]);
 
-/// A text that is no hash.
+/// The text is not a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is no hash of 64 hexadecimal digits")]
 pub struct InvalidSpecHash;
@@ -31,12 +31,12 @@ impl SpecHash {
         Self(Sha256::digest(spec.canonical()).into())
     }
 
-    /// As peers write it: 43 characters of base64 as URLs have it, without padding.
+    /// As peers write it: 43 characters of URL-safe base64 without padding.
     pub fn to_wire(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// Reads what [`SpecHash::to_wire`] writes; `None` where it is anything else.
+    /// Reads what [`SpecHash::to_wire`] writes; `None` for anything else.
     pub fn from_wire(text: &str) -> Option<Self> {
         let mut hash = [0; 32];
         let read = URL_SAFE_NO_PAD.decode_slice(text, &mut hash).ok()?;
@@ -69,8 +69,8 @@ impl FromStr for SpecHash {
 // === impl OperationSpec ===
 
 impl OperationSpec {
-    /// The JSON with every member that a hub fills in, the members of every object sorted and no white space; numbers as they
-    /// came, since a specification may have some that no type of ours holds.
+    /// The JSON with every member that a hub fills in, with the members of every object sorted and no white space.
+    /// Numbers stay as they came, since a specification may have some that no type of ours holds.
     pub fn canonical(&self) -> String {
         let text = serde_json::to_string(self).expect("a specification is JSON that was read");
         match Tree::parse(text.as_bytes()) {
@@ -79,7 +79,7 @@ impl OperationSpec {
                 tree.write_canonical(&mut sorted);
                 sorted
             }
-            // Two members of one name, or half of a surrogate pair: there is one way only to keep them.
+            // Two members of one name, or half of a surrogate pair: such a text can only be kept as it is.
             Err(_) => text,
         }
     }
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// PROTOCOL shows it: who makes hashes by itself compares with this.
+    /// PROTOCOL shows this example: whoever computes hashes compares with it.
     #[test]
     fn the_hash_of_the_example_is_what_the_protocol_says() {
         let spec = spec(r#"{"type":"string"}"#);

@@ -1,9 +1,9 @@
-//! Closed sets and their texts: a value is written in JSON, in queries, in Postgres and on terminals by one text, which
-//! stands in one place.
+//! Closed sets and their texts: JSON, queries, Postgres and terminals all use the same text for a value, and it is
+//! defined in one place.
 
 use std::fmt;
 
-/// The text stands for no value of a closed set.
+/// The text does not stand for any value of a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it must be {}", OneOf(self.0))]
 pub struct UnknownText(pub(crate) &'static [&'static str]);
@@ -11,7 +11,7 @@ pub struct UnknownText(pub(crate) &'static [&'static str]);
 /// Texts as a sentence lists them.
 struct OneOf(&'static [&'static str]);
 
-/// Gives each value of an enum its text: `as_str`, `Display`, `FromStr`, and `ALL` of them in the order given.
+/// Gives each value of an enum its text: `as_str`, `Display`, `FromStr`, and `ALL` in the order given.
 macro_rules! texts {
     ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
         impl $type {

@@ -1,4 +1,4 @@
-//! A length of time in a text, as the header `Alkhub-Timeout` and the options of the commands have it.
+//! A length of time as text, as the header `Alkhub-Timeout` and the options of the commands have it.
 //!
 //! Never
 //! - It reads no fractions, sums, spaces, months or anything under a millisecond, as settings may have: what the header
@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// Reads a whole number with a unit (`500ms`, `5s`, `2m`, `24h`), or of seconds without one.
+/// Reads a whole number with a unit (`500ms`, `5s`, `2m`, `24h`), or of seconds if there is no unit.
 pub fn parse(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -1,7 +1,7 @@
-//! Topics: where an event is published and what a subscriber wants.
+//! Topics: where an event is published, and what a subscriber asks for.
 //!
-//! A topic is an event type and an id, written `type:id` on the wire as in the origin. A type holds no `:`, so that
-//! the text has one reading (the origin could not tell (`a`,`b:c`) from (`a:b`,`c`)).
+//! A topic is an event type and an id, written `type:id` on the wire as in the origin. A type contains no `:`, so that
+//! the text can be read in one way only (the origin could not tell (`a`,`b:c`) from (`a:b`,`c`)).
 
 use std::fmt;
 use std::str::FromStr;
@@ -44,10 +44,10 @@ pub enum InvalidTopic {
     /// The type holds a colon, white space or a control character.
     #[error("event type `{0}` may not contain `:`, white space or control characters")]
     TypeCharacters(String),
-    /// The type holds a star.
+    /// The type contains a star.
     #[error("event type `{0}` holds `*`: there is no wildcard over types; `TYPE:*` means all ids of one type")]
     TypeWildcard(String),
-    /// The type belongs to transports (`__*`) or to connections (`call.*`, `hub.*`).
+    /// The type is reserved for transports (`__*`) or connections (`call.*`, `hub.*`).
     #[error(
         "event type `{0}` is reserved: types beginning with `__`, `call.` or `hub.` cannot be published or subscribed to"
     )]
@@ -55,7 +55,7 @@ pub enum InvalidTopic {
     /// The id is too long or holds a control character.
     #[error("topic id must have at most {ID_LIMIT_BYTES} bytes and no control characters")]
     Id,
-    /// `*` asks for all ids and is no id of its own.
+    /// `*` asks for all ids and is not an id itself.
     #[error("`*` asks for all ids of a type: name an id to publish to")]
     Wildcard,
 }
@@ -79,7 +79,7 @@ pub enum TopicRequest {
         /// Event type.
         #[serde(rename = "type")]
         event_type: String,
-        /// Topic id, empty when absent.
+        /// Topic id; empty if absent.
         #[serde(default)]
         id: String,
     },
@@ -147,7 +147,7 @@ impl FromStr for Topic {
 // === impl TopicFilter ===
 
 impl TopicFilter {
-    /// A filter from a type and an id, `*` meaning all ids.
+    /// A filter from a type and an id, where `*` means all ids.
     ///
     /// # Errors
     /// [`InvalidTopic`] names the part and the rule.
@@ -196,7 +196,7 @@ impl FromStr for TopicFilter {
 
 // === schemas ===
 
-/// The schema of an event type: those in ASCII, which is what can be told in characters; more is accepted.
+/// The schema of an event type: only those in ASCII, whose length in bytes can be told in characters; more is accepted.
 pub fn type_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -206,7 +206,7 @@ pub fn type_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The schema of a topic's id that something is published to, in ASCII.
+/// The schema of the id of a topic to publish to, in ASCII.
 pub fn id_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",

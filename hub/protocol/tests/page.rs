@@ -1,4 +1,4 @@
-//! The frames that docs/PROTOCOL.md shows are frames: each one is read, and names itself as the page says.
+//! The frames that docs/PROTOCOL.md shows are valid: each one is read, and is what the page says it is.
 
 use alkhub_protocol::CloseCode;
 use alkhub_protocol::error::Code;

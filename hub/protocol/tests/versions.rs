@@ -1,5 +1,6 @@
-//! The admin API across a minor version, either way: what a released version wrote is read, and what is written now can
-//! be read by it. `versions/0.1` is what 0.1 wrote, every field set; a file of a released version is never changed.
+//! The admin API across a minor version, in both directions: what a released version wrote is read, and what is written
+//! now can be read by it. `versions/0.1` is what 0.1 wrote, with every field set; a file of a released version is never
+//! changed.
 
 use alkhub_protocol::admin::{DrainPut, HubReport, KeyCreate, KeyCreated, SpokeInfo, SpokePut};
 use serde::Serialize;
@@ -10,13 +11,14 @@ fn golden(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
-/// Reads what 0.1 wrote, and writes it.
+/// Reads what 0.1 wrote, and writes it again.
 fn written_again<T: DeserializeOwned + Serialize>(old: &Value) -> Value {
     let read: T = serde_json::from_str(&old.to_string()).expect("what 0.1 wrote is read");
     serde_json::to_value(read).expect("plain data")
 }
 
-/// Whether everything that an old reader looks for is there, of the same kind. What is more, it passes over.
+/// What an old reader would miss, if anything: everything it looks for must be there, of the same kind. It ignores the
+/// rest.
 fn lacks(old: &Value, new: &Value, path: &str) -> Option<String> {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => old.iter().find_map(|(key, old)| {
@@ -35,7 +37,7 @@ fn lacks(old: &Value, new: &Value, path: &str) -> Option<String> {
 fn extended(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            // Labels are names and texts of the user's, and no fields.
+            // Labels are the user's names and texts, not fields.
             let within = |key: &str, value: &Value| {
                 if key == "labels" {
                     value.clone()
@@ -70,8 +72,8 @@ fn what_a_hub_and_an_operator_of_0_1_wrote_is_read_and_read_by_them() {
     both_ways::<KeyCreated>("KeyCreated", include_str!("versions/0.1/key-created.json"));
 }
 
-/// A hub of 0.1 refuses a declaration with a field that it does not know: such a field may be sent to those only that
-/// told that they know it.
+/// A hub of 0.1 refuses a declaration with a field that it does not know: such a field may be sent only to hubs that
+/// are known to accept it.
 #[test]
 fn an_operator_sends_no_field_that_a_hub_of_0_1_refuses() {
     let old = golden(include_str!("versions/0.1/spoke-put.json"));
@@ -121,7 +123,7 @@ fn a_status_that_only_a_newer_hub_knows_costs_no_spoke() {
     assert!(serde_json::from_value::<SpokeInfo>(info).is_ok());
 }
 
-/// People write these: a misspelt field must not be passed over.
+/// People write these, so a misspelt field must not be ignored.
 #[test]
 fn a_misspelt_field_of_a_new_key_is_refused() {
     let misspelt = json!({"name": "ci", "scopes": [], "expiresInSecond": 60});

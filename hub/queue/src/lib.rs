@@ -1,12 +1,12 @@
-//! The bounded queue between those who must not wait and the one who reads.
+//! The bounded queue between senders that must not wait and the one reader.
 //!
-//! A hub and its SDK have one such queue per connection, per stream and per relayed call. They differ in what a full
-//! queue means to them: one refuses, one lets go of its oldest, one makes its sender wait. So a [`Queue`] is the state
-//! that they have in common, and no more: items in order, what they weigh, the end, and the waker of the reader. Whoever
-//! owns it has it under the lock under which the rest of its state is, and there is no second one.
+//! A hub and its SDK have one such queue per connection, per stream and per relayed call. They differ in what they do
+//! about a full queue: one refuses, one drops the oldest, one makes its sender wait. So a [`Queue`] is only the state
+//! that they have in common: items in order, what they weigh, the end, and the waker of the reader. Its owner keeps it
+//! under the same lock as the rest of the state, and there is no second one.
 //!
-//! Behind a queue comes the same question at both ends of a connection: what left and may have to leave again. That is
-//! [`Unacknowledged`].
+//! After a queue, both ends of a connection have another thing in common: messages that were sent and may have to be
+//! sent again. That is [`Unacknowledged`].
 //!
 //! Promises
 //! - Items leave in the order in which they came. Nothing leaves but by `pop`, `poll`, `displace`, `retain` and
@@ -32,17 +32,17 @@ use std::task::{Context, Poll, Waker};
 
 pub use unacknowledged::{Unacknowledged, WrongCount};
 
-/// Places for which an empty queue keeps its memory. Fewer are made room for again in no time, and a hub has tens of
-/// thousands of queues that are mostly empty; more are of a crowd that is over.
+/// The numbers of places for which an empty queue keeps its memory. Fewer are quickly allocated again, and a hub has
+/// tens of thousands of queues that are mostly empty; more are left over from a burst.
 const KEPT_PLACES: RangeInclusive<usize> = 9..=128;
 
-/// What an item of a queue weighs. It must not change while the item waits, but by [`Queue::change`].
+/// What an item of a queue weighs. This must not change while the item waits, except through [`Queue::change`].
 pub trait Weigh {
     /// Its bytes.
     fn bytes(&self) -> usize;
 
-    /// Whether it is one of the items that [`Limits::items`] bounds. A sign that something is missing is not: it must not
-    /// push out what it stands beside.
+    /// Whether it is one of the items that [`Limits::items`] bounds. A sign that something is missing is not: it must
+    /// not displace what it stands next to.
     fn counts(&self) -> bool {
         true
     }
@@ -53,14 +53,14 @@ pub trait Weigh {
 pub struct Limits {
     /// Items.
     pub items: usize,
-    /// Bytes of all items together, as they weigh.
+    /// Bytes of all items together, by their weight.
     pub bytes: usize,
 }
 
 /// Why an item was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// It does not fit beside what waits.
+    /// It does not fit next to what waits.
     #[error("the queue is full")]
     Queue,
     /// The queue has ended.
@@ -72,19 +72,19 @@ pub enum Full {
 #[derive(Debug)]
 pub struct Queue<T> {
     items: VecDeque<T>,
-    /// Of `items`, those that count.
+    /// How many of `items` count.
     counted: usize,
     bytes: usize,
     has_ended: bool,
     reader: Option<Waker>,
 }
 
-/// The reader, if it waits. Wake it when the lock is released: it will want the lock.
+/// The reader, if it waits. Wake it after releasing the lock, since it will want the lock.
 #[derive(Debug, Default)]
 #[must_use = "a reader that nobody wakes waits for ever"]
 pub struct Waiter(Option<Waker>);
 
-/// Gives the memory of an empty queue back, unless it is worth to be kept.
+/// Frees the memory of an empty queue, unless it is worth keeping.
 fn ease<T>(items: &mut VecDeque<T>) {
     if items.is_empty() && !KEPT_PLACES.contains(&items.capacity()) {
         *items = VecDeque::new();
@@ -114,7 +114,8 @@ impl<T: Weigh> Queue<T> {
         Ok(self.add(item))
     }
 
-    /// Whether an item of so many bytes would be taken now. Who has more to ask before it adds the item begins with this.
+    /// Whether an item of `bytes` bytes would be accepted now. Callers that have to check more before they add the item
+    /// begin with this.
     ///
     /// # Errors
     /// [`Full`]: it would not.
@@ -128,8 +129,8 @@ impl<T: Weigh> Queue<T> {
         }
     }
 
-    /// Adds an item at the end and asks for no room, after the end too: for what [`Queue::room`] or [`Queue::displace`] has
-    /// made room for, and for what must not get lost.
+    /// Adds an item at the end without asking for room, even after the end: for items for which [`Queue::room`] or
+    /// [`Queue::displace`] has made room, and for items that must not get lost.
     pub fn add(&mut self, item: T) -> Waiter {
         self.counted += usize::from(item.counts());
         self.bytes += item.bytes();
@@ -137,7 +138,7 @@ impl<T: Weigh> Queue<T> {
         Waiter(self.reader.take())
     }
 
-    /// Takes the oldest item out while one of so many bytes does not fit; `None` when it fits.
+    /// Removes the oldest item as long as one of `bytes` bytes does not fit; `None` once it fits.
     pub fn displace(&mut self, bytes: usize, limits: Limits) -> Option<T> {
         if self.fits(bytes, limits) {
             return None;
@@ -145,7 +146,7 @@ impl<T: Weigh> Queue<T> {
         self.pop()
     }
 
-    /// Takes the oldest item out.
+    /// Removes the oldest item.
     pub fn pop(&mut self) -> Option<T> {
         let item = self.items.pop_front()?;
         self.counted -= usize::from(item.counts());
@@ -154,7 +155,7 @@ impl<T: Weigh> Queue<T> {
         Some(item)
     }
 
-    /// Takes the oldest item out, or leaves the reader's waker; `None` after the end.
+    /// Removes the oldest item, or stores the reader's waker; `None` after the end.
     pub fn poll(&mut self, context: &Context<'_>) -> Poll<Option<T>> {
         if let Some(item) = self.pop() {
             return Poll::Ready(Some(item));
@@ -166,7 +167,7 @@ impl<T: Weigh> Queue<T> {
         Poll::Pending
     }
 
-    /// Leaves the waker of a reader that found nothing. There is one reader: it takes the place of what was left before.
+    /// Stores the waker of a reader that found nothing. There is one reader, so it replaces the one stored before.
     pub fn wait(&mut self, context: &Context<'_>) {
         match &mut self.reader {
             Some(waker) => waker.clone_from(context.waker()),
@@ -174,18 +175,18 @@ impl<T: Weigh> Queue<T> {
         }
     }
 
-    /// What wakes the reader that waits, to look again for another reason than an item.
+    /// The waiting reader, to be woken for a reason other than an item.
     pub fn reader(&mut self) -> Waiter {
         Waiter(self.reader.take())
     }
 
-    /// Takes everything out.
+    /// Removes everything.
     pub fn take_all(&mut self) -> VecDeque<T> {
         (self.counted, self.bytes) = (0, 0);
         std::mem::take(&mut self.items)
     }
 
-    /// What waits, the oldest first.
+    /// What waits, oldest first.
     pub fn waiting(&self) -> impl Iterator<Item = &T> {
         self.items.iter()
     }
@@ -203,7 +204,7 @@ impl<T: Weigh> Queue<T> {
         });
     }
 
-    /// Changes the item at a place, counted from the oldest; nothing where there is none.
+    /// Changes the item at a place, counted from the oldest; does nothing if there is none.
     pub fn change(&mut self, place: usize, change: impl FnOnce(&mut T)) {
         let Some(item) = self.items.get_mut(place) else {
             return;
@@ -221,13 +222,13 @@ impl<T: Weigh> Queue<T> {
         self.add(item)
     }
 
-    /// Ends the queue: [`Queue::push`] refuses from now on, and the reader sees the end when it has read what waits.
+    /// Ends the queue: [`Queue::push`] refuses from now on, and the reader sees the end once it has read what waits.
     pub fn end(&mut self) -> Waiter {
         self.has_ended = true;
         Waiter(self.reader.take())
     }
 
-    /// Whether the queue has ended. Something may wait all the same.
+    /// Whether the queue has ended. Items may still be waiting.
     pub fn has_ended(&self) -> bool {
         self.has_ended
     }
@@ -237,17 +238,17 @@ impl<T: Weigh> Queue<T> {
         self.items.is_empty()
     }
 
-    /// Everything that waits: the place that the next item takes.
+    /// How many items wait, which is also the place of the next one.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Of what waits, the items that count.
+    /// How many of the waiting items count.
     pub fn counted(&self) -> usize {
         self.counted
     }
 
-    /// What everything that waits weighs.
+    /// The weight of everything that waits.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -266,7 +267,7 @@ impl<T: Weigh> Default for Queue<T> {
 // === impl Waiter ===
 
 impl Waiter {
-    /// Wakes it.
+    /// Wakes the reader.
     pub fn wake(self) {
         if let Some(waker) = self.0 {
             waker.wake();
@@ -274,7 +275,7 @@ impl Waiter {
     }
 }
 
-/// An item with its bytes beside it, where it cannot tell them itself.
+/// An item together with its bytes, for items that cannot tell their own.
 impl<T> Weigh for (T, usize) {
     fn bytes(&self) -> usize {
         self.1

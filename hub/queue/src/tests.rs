@@ -1,4 +1,4 @@
-//! Tests of the queue: each promise by itself, then random steps against a list.
+//! Tests of the queue: each promise by itself, then random steps compared with a list.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -206,7 +206,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..200)
 }
 
-/// What a queue is, said with a list.
+/// A queue modelled by a list.
 #[derive(Default)]
 struct Model {
     waiting: Vec<Thing>,

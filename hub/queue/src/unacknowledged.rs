@@ -1,21 +1,21 @@
-//! What one end of a connection has said and the other has not acknowledged, to be said again over the next connection.
+//! What one end of a connection has sent and the other has not acknowledged, to be sent again over the next connection.
 
 use std::collections::VecDeque;
 
 use crate::{Limits, ease};
 
-/// Why a count of a peer cannot be.
+/// Why a peer's count is impossible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WrongCount {
-    /// More than was sent.
+    /// It is higher than the number that was sent.
     #[error("{received} messages are said to be received, but {sent} have been sent")]
     Future {
         /// What the peer says.
         received: u64,
-        /// What left.
+        /// How many were sent.
         sent: u64,
     },
-    /// What comes after it is not kept any more.
+    /// Messages after it are no longer kept.
     #[error("messages {} to {forgotten} are not kept any more", received + 1)]
     Forgotten {
         /// What the peer says.
@@ -25,30 +25,31 @@ pub enum WrongCount {
     },
 }
 
-/// Messages that left and may have to leave again, without a lock.
+/// Messages that were sent and may have to be sent again, without a lock.
 ///
-/// They are kept in the order in which they left, without a gap: the last so many of all that left. A plain peer
-/// acknowledges by being written to. For one that counts what it receives they stay within limits, of which the last message
-/// always is: over them the oldest are forgotten, and a peer that lacks one of those cannot come back.
+/// They are kept in the order in which they were sent, without a gap: the most recent ones of all that were sent. A
+/// plain peer acknowledges messages by their being written to it. For a peer that counts what it receives, they stay
+/// within limits, except that the last message is always kept: beyond the limits the oldest are forgotten, and a peer
+/// that lacks one of those cannot come back.
 #[derive(Debug)]
 pub struct Unacknowledged<T> {
     kept: VecDeque<T>,
     bytes: usize,
-    /// Of a peer that counts what it receives.
+    /// For a peer that counts what it receives.
     limits: Option<Limits>,
-    /// Messages that left since the session began, where the peer counts.
+    /// How many messages were sent since the session began, if the peer counts.
     sent: u64,
 }
 
 // === impl Unacknowledged ===
 
 impl<T: AsRef<[u8]>> Unacknowledged<T> {
-    /// Of a peer that counts.
+    /// For a peer that counts.
     pub const fn counting(limits: Limits) -> Self {
         Self::counting_from(limits, 0)
     }
 
-    /// Of a peer that counts, and has received so many messages before.
+    /// For a peer that counts, and has received this many messages before.
     pub const fn counting_from(limits: Limits, received: u64) -> Self {
         Self {
             kept: VecDeque::new(),
@@ -58,7 +59,7 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         }
     }
 
-    /// The peer counts from now on: what left before is none of the session's.
+    /// The peer counts from now on: what was sent before does not belong to the session.
     pub fn count(&mut self, limits: Limits) {
         self.clear();
         self.limits = Some(limits);
@@ -69,7 +70,7 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         self.limits.is_some()
     }
 
-    /// What is kept, in the order in which it left.
+    /// What is kept, in the order in which it was sent.
     pub fn kept(&self) -> impl Iterator<Item = &T> {
         self.kept.iter()
     }
@@ -89,19 +90,19 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         self.bytes
     }
 
-    /// Messages that left since the session began, where the peer counts.
+    /// How many messages were sent since the session began, if the peer counts.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Whether the next message might make it forget one: so many are kept, or half of the bytes. Who sends no more until then
-    /// can always go on elsewhere.
+    /// Whether the next message might make it forget one: the number of messages, or half of the bytes, is reached. A
+    /// sender that sends no more until this changes can always resume elsewhere.
     pub fn is_full(&self) -> bool {
         let limits = self.limits;
         limits.is_some_and(|limits| self.kept.len() >= limits.items || self.bytes >= limits.bytes / 2)
     }
 
-    /// A message leaves.
+    /// Notes that a message is sent.
     pub fn push(&mut self, message: T) {
         self.bytes += message.as_ref().len();
         self.kept.push_back(message);
@@ -112,17 +113,17 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         }
     }
 
-    /// Everything that left was written: that is all that can be known of a peer that does not count.
+    /// Everything sent was written, which is all that can be known of a peer that does not count.
     pub fn written(&mut self) {
         if !self.counts() {
             self.clear();
         }
     }
 
-    /// The peer has received so many messages.
+    /// The peer has received this many messages.
     ///
     /// # Errors
-    /// More than left; nothing changes.
+    /// More than were sent; nothing changes.
     pub fn acknowledge(&mut self, count: u64) -> Result<(), WrongCount> {
         if count > self.sent {
             return Err(WrongCount::Future {
@@ -137,10 +138,10 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         Ok(())
     }
 
-    /// Whether everything is there that a peer with so many messages lacks.
+    /// Checks that everything is kept that a peer with this many messages lacks.
     ///
     /// # Errors
-    /// It is not, or the peer cannot have received so many.
+    /// It is not, or the peer cannot have received this many.
     pub fn check(&self, received: u64) -> Result<(), WrongCount> {
         let (sent, forgotten) = (self.sent, self.forgotten());
         if received > sent {
@@ -152,7 +153,7 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         }
     }
 
-    /// Takes everything out, with its bytes: it leaves again, with the numbers that it had.
+    /// Takes everything out, with its size in bytes: it is sent again, with its old numbers.
     pub fn rewind(&mut self) -> (VecDeque<T>, usize) {
         if self.counts() {
             self.sent = self.forgotten();
@@ -180,7 +181,7 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
 }
 
 impl<T> Default for Unacknowledged<T> {
-    /// Of a plain peer.
+    /// For a plain peer.
     fn default() -> Self {
         Self {
             kept: VecDeque::new(),

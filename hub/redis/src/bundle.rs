@@ -1,25 +1,26 @@
-//! Several messages for one hub in one message of Redis: publishing, delivering and confirming cost the same for many as
+//! Several messages for one hub in a single Redis message: publishing, delivering and confirming many costs the same as
 //! for one.
 //!
-//! Each message stands after its length: four bytes, the most significant first.
+//! Each message is preceded by its length: four bytes, the most significant first.
 //!
 //! Invariants
-//! - A message that is read has memory of its own unless it is most of its bundle: whoever keeps a small one keeps no more.
-//! - Nothing behind a damaged length is read.
+//! - A message that is read has memory of its own unless it is most of its bundle, so keeping a small one keeps no more
+//!   than that.
+//! - Nothing after a damaged length is read.
 
 use bytes::{Buf as _, Bytes};
 
 /// Bytes of a length.
 const LENGTH: usize = 4;
 
-/// The messages of a bundle, in their order.
+/// The messages of a bundle, in order.
 #[derive(Debug)]
 struct Messages {
     rest: Bytes,
     whole: usize,
 }
 
-/// A bundle ends within a message.
+/// A bundle ends in the middle of a message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("messages of another hub are cut off")]
 pub(crate) struct Truncated;

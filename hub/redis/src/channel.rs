@@ -1,7 +1,7 @@
-//! Every name in Redis, keys and channels.
+//! Every name in Redis: keys and channels.
 //!
-//! All begin with the channel prefix, which holds no glob character. A topic's channel is the origin's: prefix,
-//! `events:`, type, `:`, id.
+//! All of them begin with the channel prefix, which contains no glob character. The channel of a topic is the origin's:
+//! prefix, `events:`, type, `:`, id.
 
 use alkhub_config::ChannelPrefix;
 use alkhub_protocol::{HubId, Topic, TopicFilter};
@@ -31,7 +31,7 @@ pub(crate) enum Channel<'a> {
     Keys,
     /// This hub's own probe.
     Probe,
-    /// None of ours.
+    /// Not one of ours.
     Unknown,
 }
 
@@ -87,7 +87,7 @@ impl Names {
         format!("{}hub:{hub}:in", self.prefix)
     }
 
-    /// Key, a set: hubs whose lease was alive when it was last looked at.
+    /// Key, a set: hubs whose lease was alive when last checked.
     pub(crate) fn hubs(&self) -> String {
         format!("{}hubs", self.prefix)
     }
@@ -122,18 +122,17 @@ impl Names {
         format!("{}owner", self.prefix)
     }
 
-    /// Where the names of leases begin: scripts append a hub's id.
+    /// The prefix of the names of leases: scripts append a hub's id.
     pub(crate) fn lease_stem(&self) -> String {
         format!("{}hub:", self.prefix)
     }
 
-    /// Where the names of the sets begin that hold the fields of the directory that a hub wrote: scripts append a
-    /// hub's id.
+    /// The prefix of the names of the sets that list the directory fields a hub wrote: scripts append the hub's id.
     pub(crate) fn instances_stem(&self) -> String {
         format!("{}instances:", self.prefix)
     }
 
-    /// Key: what a hub publishes of itself each second.
+    /// Key: what a hub publishes about itself each second.
     pub(crate) fn member(&self, hub: &HubId) -> String {
         format!("{}member:{hub}", self.prefix)
     }
@@ -148,7 +147,7 @@ impl Names {
         format!("{}rebalance", self.prefix)
     }
 
-    /// The channels that every hub listens to as long as it runs.
+    /// The channels that every hub listens to for as long as it runs.
     pub(crate) fn own(&self) -> [&str; 4] {
         [
             &self.own_inbox,

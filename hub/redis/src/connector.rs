@@ -24,7 +24,7 @@ use crate::receive::{HubReceiver, Nobody, TopicTable};
 use crate::subscriber::{self, SubscribeQueue, Subscribing};
 use crate::topology::Topology;
 
-/// One hub's link before it starts: who receives is set here. Dropped, it starts nothing.
+/// One hub's link before it starts: the receivers are set here. If it is dropped, nothing starts.
 #[must_use = "the link starts with `Connector::start`"]
 pub struct Connector {
     hub: HubId,
@@ -33,7 +33,7 @@ pub struct Connector {
     hubs: Arc<dyn HubReceiver>,
 }
 
-/// What there is only with a URL.
+/// The parts that exist only with a URL.
 struct Remote {
     redis: Redis,
     topology: Topology,
@@ -46,7 +46,7 @@ struct Remote {
 // === impl Connector ===
 
 impl Connector {
-    /// The link of a hub by its settings; it connects to nothing yet.
+    /// The link of a hub with its settings; it does not connect yet.
     ///
     /// # Errors
     /// The URL or the file of authorities cannot be used, or a metric is registered already.
@@ -73,23 +73,23 @@ impl Connector {
         self.remote.as_ref().map(|remote| remote.redis.clone())
     }
 
-    /// How the link is, now and later; `None` without a URL, for then there is no link.
+    /// The state of the link, now and later; `None` without a URL, since there is no link then.
     pub fn state(&self) -> Option<watch::Receiver<LinkState>> {
         self.remote.as_ref().map(|remote| remote.redis.state())
     }
 
-    /// Who wants topics and gets their events.
+    /// Sets what wants topics and gets their events.
     pub fn set_topics(&mut self, topics: Arc<dyn TopicTable>) {
         self.topics = topics;
     }
 
-    /// Who gets what the hubs send each other.
+    /// Sets what receives the messages that hubs send each other.
     pub fn set_hub_receiver(&mut self, hubs: Arc<dyn HubReceiver>) {
         self.hubs = hubs;
     }
 
     /// Starts the link and returns at once; it comes up in the background and keeps trying. The supervisor watches over
-    /// its loops; when they are asked to stop, what was accepted is still sent, and the connections close when nobody
+    /// its loops; when they are asked to stop, everything accepted is still sent, and the connections close once nobody
     /// holds them.
     pub fn start(self, supervisor: &Supervisor) {
         let Self {
@@ -134,7 +134,7 @@ impl Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the topology: it may hold a password.
+        // Without the topology, which may contain a password.
         f.debug_struct("Connector")
             .field("hub", &self.hub)
             .finish_non_exhaustive()

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use alkhub_protocol::Delivered;
 
-/// Settings that cannot be used. That Redis is away is none of these.
+/// Settings that cannot be used. Redis being away is not among these.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The URL of Redis cannot be had from the settings.
+    /// The URL of Redis cannot be read from the settings.
     #[error("the URL of Redis cannot be read")]
     Setting(#[from] alkhub_config::secret::Error),
-    /// The URL of Redis is none, or its scheme is unknown. The URL itself is not in the text: it may hold a password.
+    /// The URL of Redis is not valid, or its scheme is unknown. The text does not contain the URL, which may hold a
+    /// password.
     #[error("the URL of Redis is not valid")]
     Url(#[from] alkhub_config::InvalidUrl),
     /// The file of `events.redis-ca-file` cannot be used.
@@ -27,7 +28,7 @@ pub enum SetupError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// A request that Redis did not do, or not surely. Each may succeed later as it is.
+/// A request that Redis did not carry out, or may not have. Each may succeed later unchanged.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The link to Redis is down; the text is the reason.

@@ -1,4 +1,4 @@
-//! The handle: what the bus and the cluster ask of Redis.
+//! The handle through which the bus and the cluster use Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,12 +29,12 @@ pub struct Redis {
 // === impl Redis ===
 
 impl Redis {
-    /// How the link is, now and later.
+    /// The state of the link, now and later.
     pub fn state(&self) -> watch::Receiver<LinkState> {
         self.link.state()
     }
 
-    /// The incarnation of now, for scripts.
+    /// The present incarnation, for scripts.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: the link is down.
@@ -66,7 +66,7 @@ impl Redis {
         self.publisher.publish(channel, message).await
     }
 
-    /// Queues a message for one hub. The [`HubReceiver`](crate::HubReceiver) learns what becomes of it.
+    /// Queues a message for one hub. The [`HubReceiver`](crate::HubReceiver) learns what happened to it.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: the link is down. [`Error::Full`]: too much waits.
@@ -74,8 +74,8 @@ impl Redis {
         self.publisher.relay(to.clone(), message)
     }
 
-    /// Waits until Redis has confirmed an entry of the [`TopicTable`](crate::TopicTable); `incarnation` had confirmed
-    /// it before, 0: none had. Dropping the future takes nothing back.
+    /// Waits until Redis has confirmed an entry of the [`TopicTable`](crate::TopicTable). `incarnation` is the one that
+    /// had confirmed it before; 0 if none had. Dropping the future takes nothing back.
     ///
     /// # Errors
     /// The link is down, or Redis refuses or does not confirm in time.
@@ -91,7 +91,8 @@ impl Redis {
         }
     }
 
-    /// An entry has no subscriber any more: Redis is unsubscribed after the grace, unless it is wanted again by then.
+    /// An entry has no subscriber any more: Redis is unsubscribed after the grace period, unless it is wanted again by
+    /// then.
     pub fn release(&self, idle: Idle) {
         self.subscriber.release(idle);
     }

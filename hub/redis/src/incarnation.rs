@@ -1,4 +1,4 @@
-//! One incarnation of the link: its two connections, and why they are closed.
+//! One incarnation of the link: its two connections, and the reason why they are closed.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct Incarnation {
     timeout: Duration,
 }
 
-/// Ends an incarnation; of several reasons the first one is kept.
+/// Ends an incarnation; if there are several reasons, the first one is kept.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Teardown {
     token: CancellationToken,
@@ -54,7 +54,7 @@ impl Incarnation {
         }
     }
 
-    /// Sends a command and reads its answer. No answer in time ends the incarnation.
+    /// Sends a command and reads its answer. If no answer comes in time, the incarnation ends.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
         command
             .query_async(&mut self.commands.clone())
@@ -62,7 +62,7 @@ impl Incarnation {
             .map_err(|error| self.failed(error))
     }
 
-    /// Sends commands in one write; one answer each, errors of the server among them.
+    /// Sends several commands in one write; returns one answer for each, including errors of the server.
     pub(crate) async fn query_all(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
         let answers = self
             .commands
@@ -78,7 +78,7 @@ impl Incarnation {
         redis::from_redis_value(value).map_err(|error| Error::Refused(error.into()))
     }
 
-    /// What a failure means; a lost connection or a silent server ends the incarnation.
+    /// The meaning of a failure; a lost connection or a silent server ends the incarnation.
     pub(crate) fn failed(&self, error: RedisError) -> Error {
         if error.is_timeout() {
             self.teardown.begin("Redis did not answer in time");
@@ -88,7 +88,7 @@ impl Incarnation {
             Error::Unavailable(error.to_string())
         } else {
             if is_read_only(&error) {
-                // It became a replica: what is published here no longer reaches everybody.
+                // The server became a replica: what is published here no longer reaches everybody.
                 self.teardown.begin("Redis is read-only");
             }
             Error::Refused(error)
@@ -121,7 +121,7 @@ impl Teardown {
         self.token.is_cancelled()
     }
 
-    /// Waits until it begins; why it does.
+    /// Waits until it begins; returns the reason.
     pub(crate) async fn reason(&self) -> String {
         self.token.cancelled().await;
         self.reason.get().cloned().unwrap_or_default()

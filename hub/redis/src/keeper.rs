@@ -1,10 +1,10 @@
 //! Keeps an incarnation with Redis alive: connect, subscribe everything, prove it, serve, and again.
 //!
 //! Invariants
-//! - The link is up only after every topic that is wanted was confirmed in this incarnation, and a message of this hub
-//!   to itself came back behind the confirmations: every gap lies in its reader's queue by then.
-//! - It is down at once when the incarnation ends; what still waited for an answer gets an error.
-//! - The messages of an incarnation are spread to the last one before those of the next begin.
+//! - The link is up only after every wanted topic was confirmed in this incarnation, and a message of this hub to
+//!   itself came back after the confirmations: by then every gap is in its reader's queue.
+//! - It is down at once when the incarnation ends; whatever still waited for an answer gets an error.
+//! - The messages of an incarnation are distributed to the last one before those of the next begin.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,18 +27,18 @@ use crate::reader::{Push, Receivers};
 use crate::subscriber::Subscribing;
 use crate::topology::Topology;
 
-/// Between two attempts at most; the first ones follow sooner.
+/// The longest pause between two attempts; the first ones follow sooner.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(5);
 
 /// Pauses between two attempts.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), BACKOFF_LIMIT);
 
-/// Times and sizes.
+/// Timeouts and sizes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkSettings {
     pub(crate) timeout: Duration,
     pub(crate) probe_interval: Duration,
-    /// Messages received and not yet spread.
+    /// How many messages may be received and not yet distributed.
     pub(crate) queue: usize,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Keeper {
     pub(crate) receivers: Arc<Receivers>,
     pub(crate) probe: Probe,
     pub(crate) tasks: TaskTracker,
-    /// Sessions opened so far.
+    /// How many incarnations have been opened so far.
     pub(crate) incarnations: u64,
     pub(crate) was_up: bool,
 }
@@ -75,7 +75,7 @@ impl Keeper {
                 Ok((incarnation, reader)) => {
                     let start = Instant::now();
                     let reason = self.live(&incarnation, &stop).await;
-                    // An incarnation that ends soon after it began shall not make a storm of new ones.
+                    // An incarnation that ends soon after it began must not cause a storm of new ones.
                     if start.elapsed() > BACKOFF_LIMIT {
                         backoff.reset();
                     }
@@ -107,8 +107,8 @@ impl Keeper {
         self.down("this hub is ending");
     }
 
-    /// A replica takes messages too, and hands them to nobody else. Other refusals (memory, access) concern only those
-    /// who write.
+    /// A replica accepts messages too, but passes them to nobody else. Other refusals (memory, access) concern only
+    /// those who write.
     async fn is_writable(&self, incarnation: &Incarnation) -> Result<(), Error> {
         let milliseconds = u64::try_from(self.settings.timeout.as_millis())
             .unwrap_or(u64::MAX)
@@ -125,7 +125,7 @@ impl Keeper {
         }
     }
 
-    /// Fails whoever waits for the link.
+    /// Fails everything that waits for the link.
     fn down(&mut self, reason: &str) {
         self.metrics.up.set(0);
         self.link.down(reason.to_owned());
@@ -155,7 +155,7 @@ impl Keeper {
         Ok((Arc::new(incarnation), self.tasks.spawn(run)))
     }
 
-    /// Serves an incarnation until it ends; why it did.
+    /// Serves an incarnation until it ends; returns why.
     async fn live(&mut self, incarnation: &Arc<Incarnation>, stop: &CancellationToken) -> String {
         let settled = tokio::select! {
             reason = incarnation.teardown().reason() => Err(reason),
@@ -182,7 +182,7 @@ impl Keeper {
         }
     }
 
-    /// Subscribes everything, and waits for a message of this hub to itself that was sent after it.
+    /// Subscribes everything, and waits for a message of this hub to itself that was sent afterwards.
     async fn settle(&mut self, incarnation: &Incarnation) -> Result<(), Error> {
         self.is_writable(incarnation).await?;
         self.subscribing.resubscribe(incarnation, &self.names.own()).await?;

@@ -1,11 +1,11 @@
 //! The link to Redis: everything that this hub sends there and everything that comes from there.
 //!
-//! A [`Connector`] is one hub's link before it starts. The bus and the cluster take their [`Redis`] from it and say who
-//! receives ([`TopicTable`], [`HubReceiver`]); then it runs until the end of the hub. Without a URL it starts
-//! nothing, and there is no [`Redis`] to take.
+//! A [`Connector`] is one hub's link before it starts. The bus and the cluster take their [`Redis`] from it and set the
+//! receivers ([`TopicTable`], [`HubReceiver`]); then it runs until the end of the hub. Without a URL it starts nothing,
+//! and there is no [`Redis`] to take.
 //!
 //! An *incarnation* is one life of the link: a connection that only receives, and one for everything else. When either
-//! is lost both end, and the next incarnation subscribes everything anew before the link is up.
+//! is lost, both end, and the next incarnation subscribes everything anew before the link is up.
 //!
 //! Promises
 //! - Starting never waits for Redis. The link comes up in the background, and keeps trying until the end.

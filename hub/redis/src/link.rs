@@ -1,4 +1,4 @@
-//! The link as those see it who use it: how it is, and its incarnation of now.
+//! The link as its users see it: its state, and the present incarnation.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::error::Error;
 use crate::incarnation::Incarnation;
 
-/// Keeps the link open at the end of the hub, for what has to be sent before; `events.timeout` at most.
+/// Keeps the link open at the end of the hub, for whatever has to be sent before it closes; `events.timeout` at most.
 #[must_use = "the link may close when it is dropped"]
 #[derive(Debug)]
 pub struct LinkHold {
     _token: TaskTrackerToken,
 }
 
-/// The incarnation of now, for everybody who needs one.
+/// The present incarnation, for everybody who needs one.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     inner: Arc<LinkInner>,
@@ -46,12 +46,13 @@ impl Link {
         }
     }
 
-    /// The incarnation of now.
+    /// The present incarnation.
     pub(crate) fn incarnation(&self) -> Result<Arc<Incarnation>, Error> {
         self.inner.incarnation.load_full().ok_or_else(|| self.why_down())
     }
 
-    /// How the link is, now and later: up when everything is subscribed, and a message to oneself came back.
+    /// The state of the link, now and later: up once everything is subscribed and a message to this hub itself came
+    /// back.
     pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
         self.inner.state.subscribe()
     }

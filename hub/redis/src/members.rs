@@ -1,4 +1,4 @@
-//! What hubs publish of themselves each second, and what is ordered of them: keys that end by themselves.
+//! What hubs publish about themselves each second, and the orders given to them: keys that expire by themselves.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::scripts::millis;
 /// What a hub publishes, and whose records it reads.
 #[derive(Clone, Copy, Debug)]
 pub struct MemberExchange<'a> {
-    /// Its own record; `None`: it publishes none now.
+    /// Its own record; `None` if it publishes none at present.
     pub record: Option<&'a str>,
     /// How long the record lives.
     pub ttl: Duration,
@@ -25,7 +25,7 @@ pub struct MemberExchange<'a> {
 pub struct StoredMembers {
     /// Their records, in the order in which they were asked for.
     pub records: Vec<Option<String>>,
-    /// The mark by which the own hub drains, if there is one.
+    /// The mark by which this hub drains, if there is one.
     pub drain: Option<String>,
     /// For how much longer an order to rebalance holds, if there is one.
     pub rebalance: Option<Duration>,
@@ -65,12 +65,12 @@ impl Incarnation {
         Ok(StoredMembers {
             records,
             drain,
-            // Negative where there is none.
+            // Negative if there is none.
             rebalance: u64::try_from(rebalance).ok().map(Duration::from_millis),
         })
     }
 
-    /// Marks a hub as one that drains, for so long.
+    /// Marks a hub as draining, for `ttl`.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.
@@ -80,7 +80,7 @@ impl Incarnation {
         self.query::<Value>(&set).await.map(drop)
     }
 
-    /// Takes that mark away.
+    /// Removes that mark.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.
@@ -90,7 +90,7 @@ impl Incarnation {
             .map(drop)
     }
 
-    /// Orders all hubs to rebalance, for so long.
+    /// Orders all hubs to rebalance, for `time`.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.

@@ -2,13 +2,13 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
 
-/// The families of the link. A hub without Redis does not have them: it has no series by which a link is down.
+/// The families of the link. A hub without Redis does not have them, so that no series shows its link as down.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pub(crate) up: IntGauge,
     pub(crate) reconnects: IntCounter,
     pub(crate) probe_seconds: Histogram,
-    /// The queue behind the link was full; the link was made anew.
+    /// The queue behind the link was full, and the link was made anew.
     pub(crate) overflowed: IntCounter,
 }
 

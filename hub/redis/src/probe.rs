@@ -1,7 +1,7 @@
-//! Proves that messages come through: a hub publishes to itself, and waits for the message.
+//! Proves that messages get through: a hub publishes to itself, and waits for the message.
 //!
-//! A link can look healthy while nothing arrives. So a link without messages is probed, and two misses in a row end
-//! the incarnation.
+//! A link can look healthy while nothing arrives. So a link without messages is probed, and two missed probes in a row
+//! end the incarnation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::error::Error;
 use crate::incarnation::Incarnation;
 
-/// Probes in a row without an answer that end an incarnation.
+/// An incarnation ends after this many unanswered probes in a row.
 const MISSES: u32 = 2;
 
 /// Shared by the keeper of the link, which asks, and the reader, which receives.
@@ -27,10 +27,10 @@ pub(crate) struct Probe {
 struct ProbeInner {
     interval: Duration,
     seconds: Histogram,
-    /// Batches of messages that came.
+    /// How many batches of messages have arrived.
     received: AtomicU64,
     sent: AtomicU64,
-    /// Number of the last probe that came back.
+    /// The number of the last probe that came back.
     returned: watch::Sender<u64>,
 }
 
@@ -49,19 +49,19 @@ impl Probe {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Messages came, of whatever kind.
+    /// Notes that messages of any kind have arrived.
     pub(crate) fn received(&self) {
         self.inner.received.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A probe came back.
+    /// Notes that a probe came back.
     pub(crate) fn returned(&self, message: &[u8]) {
         if let Some(number) = std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()) {
             self.inner.returned.send_replace(number);
         }
     }
 
-    /// Probes the link while it is idle; returns when it is dead.
+    /// Probes the link while it is idle; returns when the link is dead.
     pub(crate) async fn watch(&self, incarnation: &Incarnation, channel: &str) {
         let mut misses = 0;
         while misses < MISSES {

@@ -1,13 +1,14 @@
 //! Sends to Redis what this hub publishes and relays, many messages in one write.
 //!
-//! One batch is on its way at a time; what comes meanwhile makes the next one. So a lone message leaves at once, and
-//! under load the cost of a write is shared. What a batch has for one hub goes as one message ([`bundle`]).
+//! One batch is on its way at a time; whatever arrives meanwhile makes up the next one. So a lone message leaves at
+//! once, and under load the cost of a write is shared. What a batch has for one hub is sent as one message
+//! ([`bundle`]).
 //!
 //! Invariants
 //! - Events reach Redis in the order in which they were accepted, and so do the messages for each hub.
-//! - What waits is bounded in messages and bytes; beyond it a message is refused ([`Error::Full`]).
-//! - A relayed message that nobody received, or that was never sent, is given back. So is one whose batch broke, with
-//!   the word that it may have been received.
+//! - What waits is bounded in messages and bytes; beyond that a message is refused ([`Error::Full`]).
+//! - A relayed message that nobody received, or that was never sent, is returned. So is one whose batch broke, marked
+//!   as possibly received.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,10 +30,10 @@ const QUEUE_MESSAGES: usize = 131_072;
 /// Bytes that may wait; more are refused.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Messages in one write at most.
+/// The most messages in one write.
 const BATCH_MESSAGES: usize = 256;
 
-/// Bytes after which a write takes no further message.
+/// After this many bytes, a write takes no further message.
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Accepts messages. Cheap to clone.
@@ -59,7 +60,7 @@ struct PublishCommand {
 
 #[derive(Debug)]
 enum Recipient {
-    /// Whoever listens to a channel; somebody waits for the confirmation.
+    /// Everybody who listens to a channel; the publisher waits for the confirmation.
     Channel(String, oneshot::Sender<Result<(), Unconfirmed>>),
     /// One hub.
     Hub(HubId),
@@ -133,7 +134,7 @@ impl Publisher {
 // === impl Publishing ===
 
 impl Publishing {
-    /// Sends until the end; what was accepted before it is still sent. `hold` keeps the link until then.
+    /// Sends until the end; what was accepted before is still sent. `hold` keeps the link open until then.
     pub(crate) async fn run(mut self, hubs: Arc<dyn HubReceiver>, stop: CancellationToken, hold: LinkHold) {
         let mut batch = Vec::with_capacity(BATCH_MESSAGES);
         loop {
@@ -173,7 +174,7 @@ impl Publishing {
                 .for_each(|command| command.fail(Delivered::No, self.link.why_down(), hubs));
             return;
         };
-        // Stable: each hub's messages stay in their order.
+        // A stable sort: each hub's messages stay in order.
         batch.sort_by(|one, other| one.hub().cmp(&other.hub()));
         let (mut pipeline, mut sizes) = (redis::Pipeline::new(), Vec::new());
         for commands in batch.chunk_by(PublishCommand::goes_with) {
@@ -216,12 +217,12 @@ impl PublishCommand {
         }
     }
 
-    /// Whether two commands make one message.
+    /// Whether two commands go into one message.
     fn goes_with(&self, other: &Self) -> bool {
         self.hub().is_some() && self.hub() == other.hub()
     }
 
-    /// Redis answered how many received it.
+    /// Redis has answered how many received it.
     fn answered(self, receivers: &Result<i64, Error>, hubs: &dyn HubReceiver) {
         match (receivers, self.to) {
             (Ok(_), Recipient::Channel(_, waiter)) => drop(waiter.send(Ok(()))),

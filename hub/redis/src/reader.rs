@@ -1,12 +1,11 @@
-//! Reads what Redis sends: the connection only decodes and queues, a task behind it spreads.
+//! Reads what Redis sends: the connection only decodes and queues, and a task behind it distributes.
 //!
 //! Invariants
-//! - The connection never waits. When the queue behind it is full the incarnation ends, and every subscriber gets a
-//!   gap.
-//! - Each event is spread once, though Redis sends it twice to a hub that subscribed a topic and all ids of its type:
-//!   the copy for the topic counts, the copy for the pattern is skipped while the topic is subscribed.
-//! - A topic is called resumed when the stream comes to its confirmation: after everything of the incarnation before,
-//!   before everything of this one.
+//! - The connection never waits. If the queue behind it is full, the incarnation ends, and every subscriber gets a gap.
+//! - Each event is distributed once, though Redis sends it twice to a hub that subscribed to both a topic and all ids
+//!   of its type: the copy for the topic counts, and the copy for the pattern is skipped while the topic is subscribed.
+//! - A topic is reported as resumed when the stream reaches its confirmation: after everything of the previous
+//!   incarnation, before everything of this one.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,10 +23,10 @@ use crate::incarnation::Teardown;
 use crate::probe::Probe;
 use crate::receive::{HubReceiver, TopicTable};
 
-/// Bytes received and not yet spread, at most.
+/// How many bytes may be received and not yet distributed.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Messages spread between two looks at the clock.
+/// How many messages are distributed between two checks of the clock.
 const BATCH: usize = 256;
 
 /// The end of the queue that the connection fills.
@@ -38,7 +37,7 @@ pub(crate) struct Push {
     overflowed: IntCounter,
 }
 
-/// What is the same in every incarnation.
+/// What stays the same in every incarnation.
 pub(crate) struct Receivers {
     pub(crate) names: Arc<Names>,
     pub(crate) table: Arc<dyn TopicTable>,
@@ -81,13 +80,13 @@ impl Push {
         }
     }
 
-    /// Bytes in the queue; the reader takes off what it has read.
+    /// Bytes in the queue; the reader subtracts what it has read.
     pub(crate) fn held(&self) -> Arc<AtomicUsize> {
         self.held.clone()
     }
 
-    /// Called by the connection for each message. Never waits. After the first that did not fit none is taken: it would
-    /// come before the gap for the loss.
+    /// Called by the connection for each message. Never waits. After the first message that did not fit, none is taken,
+    /// since it would come before the gap for the loss.
     pub(crate) fn take(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
         if self.teardown.has_begun() {
             return Err(redis::aio::SendError);
@@ -141,7 +140,7 @@ impl PushMessage {
 // === impl Receivers ===
 
 impl Receivers {
-    /// Spreads what an incarnation receives, to the last message before its end.
+    /// Distributes what an incarnation receives, to the last message before its end.
     pub(crate) async fn run(
         self: Arc<Self>,
         mut messages: mpsc::Receiver<PushMessage>,
@@ -176,7 +175,7 @@ impl Receivers {
 // === impl Reader ===
 
 impl Reader {
-    /// Never waits: what is slow must not hold up what comes behind it.
+    /// Never waits: slow work must not hold up what comes behind it.
     fn take(&mut self, message: PushMessage) {
         let Receivers {
             names,

@@ -1,8 +1,8 @@
-//! Who gets what comes from Redis: what the crates above give the link.
+//! The receivers of what comes from Redis, which the crates above give to the link.
 //!
 //! Invariants
-//! - The link calls these from its own tasks, in the order of what it received. None of them may wait: what is slow
-//!   must not hold up what comes behind it.
+//! - The link calls these from its own tasks, in the order of what it received. None of them may wait: slow work must
+//!   not hold up what comes behind it.
 
 use std::fmt;
 
@@ -11,26 +11,26 @@ use bytes::Bytes;
 
 /// The topics that this hub has subscribers for. The link keeps Redis subscribed to exactly these entries.
 pub trait TopicTable: fmt::Debug + Send + Sync {
-    /// A new incarnation begins: nothing is confirmed any more. Every filter that has an entry.
+    /// A new incarnation begins: nothing is confirmed any more. Returns every filter that has an entry.
     fn begin(&self) -> Vec<TopicFilter>;
 
-    /// The incarnation that confirmed an entry, 0 when none did; `None`: there is no such entry.
+    /// The incarnation that confirmed an entry, or 0 if none did; `None`: there is no such entry.
     fn incarnation(&self, filter: &TopicFilter) -> Option<u64>;
 
     /// Redis confirmed an entry in an incarnation.
     fn mark(&self, filter: &TopicFilter, incarnation: u64);
 
-    /// The stream of messages has come to the confirmation of an entry: what is received from here on is complete.
+    /// The stream of messages has reached the confirmation of an entry: what is received from here on is complete.
     fn resumed(&self, filter: &TopicFilter);
 
-    /// The grace of an entry without subscribers has passed.
+    /// The grace period of an entry without subscribers has passed.
     fn expire(&self, idle: &Idle) -> Expiry;
 
-    /// A message on the channel of a topic, which is given as the channel spells it.
+    /// A message on the channel of a topic, with the topic as the channel spells it.
     fn event(&self, topic: &str, message: &Bytes);
 }
 
-/// What the hubs send each other.
+/// Receives what the hubs send each other.
 pub trait HubReceiver: fmt::Debug + Send + Sync {
     /// A message for this hub.
     fn relayed(&self, message: Bytes);
@@ -41,14 +41,14 @@ pub trait HubReceiver: fmt::Debug + Send + Sync {
     /// A change of keys.
     fn keys_changed(&self, message: Bytes);
 
-    /// A message of this hub was received by the hub that it was for.
+    /// A message of this hub was received by its destination.
     fn delivered(&self);
 
     /// A message of this hub comes back.
     fn undelivered(&self, undelivered: Undelivered);
 }
 
-/// An entry that has no subscriber any more.
+/// An entry that no longer has a subscriber.
 #[derive(Clone, Debug)]
 pub struct Idle {
     /// What it asked for.
@@ -57,12 +57,12 @@ pub struct Idle {
     pub revision: u64,
 }
 
-/// What became of an entry at the end of its grace.
+/// What happened to an entry at the end of its grace period.
 #[derive(Clone, Debug)]
 pub enum Expiry {
     /// It is gone.
     Removed,
-    /// It was wanted in between and is idle again: its grace begins anew.
+    /// It was wanted in between and is idle again: its grace period begins anew.
     Again(Idle),
     /// Somebody wants it.
     Wanted,
@@ -75,12 +75,12 @@ pub struct Undelivered {
     pub hub: HubId,
     /// The message.
     pub message: Bytes,
-    /// `No`: nobody received it. `Maybe`: the link broke while it was on its way, and
-    /// [`LinkState::Down`](crate::LinkState) was the sign.
+    /// `No`: nobody received it. `Maybe`: the link broke while it was on its way, as
+    /// [`LinkState::Down`](crate::LinkState) showed.
     pub delivered: Delivered,
 }
 
-/// Stands in for a receiver that was not given: nothing is subscribed, and what comes is dropped.
+/// Stands in for a receiver that was not given: nothing is subscribed, and whatever arrives is dropped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nobody;
 

@@ -1,10 +1,10 @@
-//! What Redis does in one step: the scripts, as what an [`Incarnation`] can be asked for.
+//! Scripts, which Redis executes in one step, as methods of an [`Incarnation`].
 //!
-//! They are sent as `EVAL` with their text: a server that was restarted or flushed knows none by its hash, and a
-//! kilobyte costs less than a second way through the code.
+//! They are sent as `EVAL` with their text: a server that was restarted or flushed does not know them by their hashes,
+//! and sending a kilobyte costs less than a second code path.
 //!
 //! Invariants
-//! - Whatever is written, is written in the name of this hub.
+//! - Everything that is written is written in the name of this hub.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ const LOAD: &str = include_str!("scripts/load.lua");
 const LEASE: &str = include_str!("scripts/lease.lua");
 const RESERVE: &str = include_str!("scripts/reserve.lua");
 
-/// One entry of the directory as Redis keeps it.
+/// One entry of the directory as Redis stores it.
 #[derive(Clone, Debug)]
 pub struct DirectoryRecord {
-    /// Its field in the hash; no space is in it.
+    /// Its field in the hash; contains no space.
     pub field: String,
     /// Its fence: an entry of a lower generation does not replace it.
     pub generation: u64,
@@ -35,20 +35,20 @@ pub struct DirectoryRecord {
 /// One change of the directory.
 #[derive(Clone, Debug)]
 pub enum DirectoryWrite {
-    /// A new entry. It gets the generation given, or one more than the highest that was ever given.
+    /// A new entry. It gets the given generation, or one more than the highest that was ever given out.
     Register(DirectoryRecord),
-    /// A new entry in place of one that another hub has given up; any other one stands.
+    /// A new entry in place of one that another hub has given up; any other entry stays.
     TakeOver {
-        /// The entry. It gets the generation given, or one more than the highest that was ever given.
+        /// The entry. It gets the given generation, or one more than the highest that was ever given out.
         record: DirectoryRecord,
         /// The hub that has given it up.
         from: HubId,
         /// Its generation there.
         generation: u64,
     },
-    /// An entry of this hub that Redis may have lost; one of another hub with a higher fence stands.
+    /// An entry of this hub that Redis may have lost; one of another hub with a higher fence stays.
     Assert(DirectoryRecord),
-    /// An entry of this hub that is no more; one of another hub or of a later generation stands.
+    /// An entry of this hub that is gone; one of another hub or of a later generation stays.
     Unregister {
         /// Its field.
         field: String,
@@ -67,11 +67,11 @@ pub enum Written {
         /// Whether it is the one that was written.
         is_own: bool,
     },
-    /// The entry is gone, or was another one's.
+    /// The entry is gone, or belonged to another hub.
     Removed,
 }
 
-/// The whole directory, and where in its changes it stands.
+/// The whole directory, and its place in the change feed.
 #[derive(Clone, Debug)]
 pub struct StoredDirectory {
     /// The life of the directory.
@@ -100,26 +100,26 @@ pub struct LeaseRenewal<'a> {
     pub ttl: Duration,
     /// Uid of the Hub that reserves the prefix, or empty.
     pub owner: &'a str,
-    /// Whether hubs without a lease are taken out, with all their entries.
+    /// Whether hubs without a lease are removed, with all their entries.
     pub expire_others: bool,
 }
 
-/// What a renewal answers.
+/// The answer to a renewal.
 #[derive(Clone, Debug)]
 pub struct Renewed {
-    /// Redis did not know this hub: it is new, or was taken out with all its entries.
+    /// Redis did not know this hub: it is new, or was removed with all its entries.
     pub joined: bool,
-    /// Ids and leases of the living, this hub included.
+    /// Ids and leases of the living hubs, including this one.
     pub living: Vec<(String, String)>,
 }
 
 // === impl Incarnation ===
 
 impl Incarnation {
-    /// Changes the directory, in one write. One result for each change, in their order.
+    /// Changes the directory, in one write. Returns one result for each change, in order.
     ///
     /// # Errors
-    /// Redis is away or did not answer in time: some of them may have been done.
+    /// Redis is away or did not answer in time: some of the changes may have been made.
     pub async fn write_directory(&self, writes: &[DirectoryWrite]) -> Result<Vec<Result<Written, Error>>, Error> {
         let mut pipeline = Pipeline::with_capacity(writes.len());
         for write in writes {
@@ -141,7 +141,7 @@ impl Incarnation {
         Ok(StoredDirectory { epoch, number, entries })
     }
 
-    /// The place of the last change of the directory; `None` where nothing has been written yet.
+    /// The place of the last change of the directory; `None` if nothing has been written yet.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.
@@ -171,7 +171,7 @@ impl Incarnation {
         Ok(Renewed { joined, living })
     }
 
-    /// Gives the lease of this hub back: the other hubs learn at once that it is gone.
+    /// Gives back the lease of this hub: the other hubs learn at once that it is gone.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.
@@ -179,7 +179,7 @@ impl Incarnation {
         self.query::<Value>(&self.lease("", 0, "", true)).await.map(drop)
     }
 
-    /// Reserves the prefix for the Hub with a uid; the uid that holds it.
+    /// Reserves the prefix for the Hub with this uid; returns the uid that holds it.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.
@@ -258,7 +258,7 @@ fn eval(script: &str, keys: &[String]) -> Cmd {
     command
 }
 
-/// What every script begins with that changes the directory.
+/// The beginning of every script that changes the directory.
 fn change(command: &mut Cmd, names: &Names) {
     command
         .arg(names.directory_changes())
@@ -266,7 +266,7 @@ fn change(command: &mut Cmd, names: &Names) {
         .arg(epoch());
 }
 
-/// A new life of the directory gets a name that none had before.
+/// A name for a new life of the directory that none had before.
 fn epoch() -> String {
     format!("{:016x}", fastrand::u64(..))
 }

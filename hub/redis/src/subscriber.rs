@@ -1,11 +1,11 @@
 //! Keeps Redis subscribed to exactly what the [`TopicTable`] holds.
 //!
 //! Invariants
-//! - Only this task adds an entry's channel to Redis or takes it away, one command after the other, so a subscribe
-//!   that follows an unsubscribe of the same topic takes effect after it.
+//! - Only this task subscribes and unsubscribes an entry's channel in Redis, one command after the other, so that a
+//!   subscribe that follows an unsubscribe of the same topic takes effect after it.
 //! - A waiter is woken only after Redis has confirmed.
-//! - A channel without an entry is not subscribed for longer than the grace and one command.
-//! - An entry that nobody wants ends after the grace whether there is an incarnation or not.
+//! - A channel without an entry stays subscribed no longer than the grace period and one command.
+//! - An entry that nobody wants ends after the grace period whether or not there is an incarnation.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -22,10 +22,10 @@ use crate::error::Error;
 use crate::incarnation::Incarnation;
 use crate::receive::{Expiry, Idle, TopicTable};
 
-/// Channels in one SUBSCRIBE at most: Redis serves nobody else meanwhile.
+/// The most channels in one SUBSCRIBE: Redis serves nobody else meanwhile.
 const BATCH: usize = 512;
 
-/// Subscribers that may wait to be confirmed; more wait to be queued.
+/// How many subscribers may wait for confirmation; more wait to be queued.
 const QUEUE: usize = 4_096;
 
 /// Takes commands. Cheap to clone.
@@ -35,7 +35,7 @@ pub(crate) struct SubscribeHandle {
     idle: Arc<IdleEntries>,
 }
 
-/// Where the link's task takes them.
+/// The end of the queue from which the link's task takes them.
 pub(crate) struct SubscribeQueue {
     wanted: mpsc::Receiver<SubscribeCommand>,
     idle: Arc<IdleEntries>,
@@ -55,7 +55,7 @@ struct SubscribeCommand {
     waiter: oneshot::Sender<Result<(), Error>>,
 }
 
-/// Entries without subscribers, in the order of their deadlines. An entry is in here at most once.
+/// Entries without subscribers, in the order of their deadlines. An entry is listed at most once.
 #[derive(Debug)]
 struct IdleEntries {
     grace: Duration,
@@ -93,7 +93,7 @@ impl SubscribeHandle {
         confirmed.await.ok()
     }
 
-    /// Takes an entry out after the grace, unless somebody wants it by then.
+    /// Removes an entry after the grace period, unless somebody wants it by then.
     pub(crate) fn release(&self, idle: Idle) {
         self.idle.push(idle);
     }
@@ -112,7 +112,7 @@ impl Subscribing {
         }
     }
 
-    /// Subscribes the hub's own channels and every entry, in a new incarnation.
+    /// In a new incarnation, subscribes the hub's own channels and every entry.
     pub(crate) async fn resubscribe(&mut self, incarnation: &Incarnation, own: &[&str]) -> Result<(), Error> {
         expired(&*self.topics, &self.idle, Instant::now() + self.idle.grace);
         let filters = self.topics.begin();
@@ -156,7 +156,7 @@ impl Subscribing {
         }
     }
 
-    /// Takes entries that nobody wants out while there is no incarnation, until it is dropped.
+    /// While there is no incarnation, removes entries that nobody wants, until it is dropped.
     pub(crate) fn rest(&self) -> impl Future<Output = Infallible> + Send + use<> {
         let (topics, idle) = (self.topics.clone(), self.idle.clone());
         async move {
@@ -169,7 +169,7 @@ impl Subscribing {
         }
     }
 
-    /// The link is down: every waiter gets that error.
+    /// The link is down: every waiter gets that as an error.
     pub(crate) fn fail_all(&mut self) {
         while let Ok(request) = self.wanted.try_recv() {
             drop(request);
@@ -179,7 +179,7 @@ impl Subscribing {
     async fn execute(&self, incarnation: &Incarnation, commands: &mut Vec<SubscribeCommand>) {
         let mut waiting: HashMap<TopicFilter, Vec<oneshot::Sender<Result<(), Error>>>> = HashMap::new();
         for SubscribeCommand { filter, waiter } in commands.drain(..) {
-            // No entry: the subscriber left and its entry expired, so there is nobody to confirm to.
+            // No entry: the subscriber left and its entry expired, so nobody is waiting.
             match self.topics.incarnation(&filter) {
                 Some(confirmed) if confirmed == incarnation.number => drop(waiter.send(Ok(()))),
                 Some(_) => waiting.entry(filter).or_default().push(waiter),
@@ -197,7 +197,7 @@ impl Subscribing {
         }
     }
 
-    /// Redis refused a batch, for example by its access rules: the others in it shall not suffer.
+    /// Redis refused a batch, for example by its access rules: the other channels in it must not suffer.
     async fn one_by_one(
         &self,
         incarnation: &Incarnation,
@@ -211,7 +211,7 @@ impl Subscribing {
         }
     }
 
-    /// Redis no longer allows a topic of a batch: the link shall come up without it.
+    /// Redis no longer allows a topic of a batch: the link comes up without it.
     async fn resubscribe_singly(&self, incarnation: &Incarnation, batch: &[TopicFilter]) -> Result<(), Error> {
         for filter in batch {
             match self.subscribe(incarnation, std::slice::from_ref(filter)).await {
@@ -294,7 +294,7 @@ impl IdleEntries {
     }
 }
 
-/// Ends the entries whose grace ends by `now`, and lists them.
+/// Ends the entries whose grace period ends by `now`, and lists them.
 fn expired(topics: &dyn TopicTable, entries: &IdleEntries, now: Instant) -> Vec<TopicFilter> {
     let mut filters = Vec::new();
     for idle in entries.take(now) {

@@ -17,10 +17,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::SetupError;
 
-/// Begins a certificate in PEM.
+/// The beginning of a certificate in PEM.
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// Beginnings of URLs of a server on this machine.
+/// Prefixes of URLs for a server on this machine.
 const SOCKETS: [&str; 3] = ["unix:", "redis+unix:", "valkey+unix:"];
 
 /// What a hub connects to: a closed set.
@@ -32,12 +32,12 @@ pub(crate) enum Topology {
 // === impl Topology ===
 
 impl Topology {
-    /// The topology of a URL; it connects to nothing yet. `authorities` is the file of `events.redis-ca-file`.
+    /// The topology of a URL; it does not connect yet. `authorities` is the file of `events.redis-ca-file`.
     pub(crate) fn new(url: &SecretString, authorities: Option<&Path>) -> Result<Self, SetupError> {
         client(url, authorities).map(Self::Standalone)
     }
 
-    /// A connection for commands. Opening it, and each answer, has `timeout`.
+    /// A connection for commands. Opening it, and each answer, may take `timeout`.
     pub(crate) async fn connect(&self, timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         self.open(&settings(timeout)).await
     }
@@ -60,8 +60,8 @@ impl Topology {
 
 /// A client for a URL.
 ///
-/// `rediss://` trusts the system's authorities, and those of the file beside them. A file beside a link in the clear is
-/// refused: whoever gave it takes the link for encrypted.
+/// `rediss://` trusts the system's certificate authorities and those of the file. A file together with an unencrypted
+/// link is refused: whoever gave it believes the link to be encrypted.
 fn client(url: &SecretString, authorities: Option<&Path>) -> Result<Client, SetupError> {
     let text = url.expose_secret();
     if !SOCKETS.iter().any(|scheme| text.starts_with(scheme)) {
@@ -89,26 +89,27 @@ fn client(url: &SecretString, authorities: Option<&Path>) -> Result<Client, Setu
     }
 }
 
-/// The client's own words on a URL; they repeat nothing of it.
+/// The client's own message about a URL, which repeats nothing of it.
 fn unfit(error: &RedisError) -> SetupError {
     InvalidUrl::new(error.to_string()).into()
 }
 
-/// How every connection behaves.
+/// The settings of every connection.
 fn settings(timeout: Duration) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(timeout))
         .set_response_timeout(Some(timeout))
 }
 
-/// The authorities of the file and those of the system as one PEM text: given any, the redis crate reads no others.
+/// The certificate authorities of the file and of the system as one PEM text: if it is given any, the redis crate reads
+/// no others.
 fn trusted(path: &Path) -> Result<Vec<u8>, SetupError> {
     let failed = |source| SetupError::Authorities {
         path: path.to_owned(),
         source,
     };
     let mut pem = std::fs::read(path).map_err(failed)?;
-    // Beside the system's they would not be missed before the first connection is refused.
+    // With the system's authorities next to them, their absence would not show until the first connection is refused.
     if !pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) {
         let none = std::io::Error::new(std::io::ErrorKind::InvalidData, "it has no certificate in PEM");
         return Err(failed(none));

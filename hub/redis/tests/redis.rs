@@ -16,7 +16,7 @@ struct Hub {
     host: Host,
 }
 
-/// Settings with times that suit a test.
+/// Settings with timeouts that suit a test.
 fn config(server: &RedisServer) -> EventsConfig {
     EventsConfig {
         redis_url: Some(server.url().into()),
@@ -42,7 +42,7 @@ impl Hub {
     }
 }
 
-/// An authority, and a certificate of its for `localhost`, in files.
+/// A certificate authority, and a certificate issued by it for `localhost`, in files.
 fn certificates(server: &RedisServer) -> [String; 3] {
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,4 +1,4 @@
-//! What comes and goes: how a link is, and how long to wait before the next try.
+//! The state of a link, and how long to wait before the next try.
 //!
 //! Promises
 //! - Who failed together does not come back together: the pauses of a [`Backoff`] have full jitter.
@@ -11,12 +11,12 @@
 
 use std::time::Duration;
 
-/// How a link is: it is made anew whenever it breaks.
+/// The state of a link, which is made anew whenever it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkState {
     /// It works.
     Up,
-    /// It does not; the reason is for people.
+    /// It does not work; the reason is for people.
     Down(String),
 }
 
@@ -40,7 +40,8 @@ impl LinkState {
 // === impl Backoff ===
 
 impl Backoff {
-    /// One that has seen no failure. The pause after the first is at most `first`, and after any at most `most`.
+    /// One that has seen no failure. The pause after the first failure is at most `first`, and after any at most
+    /// `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self {
             first,
@@ -54,7 +55,7 @@ impl Backoff {
         self.fail().mul_f64(fastrand::f64())
     }
 
-    /// Counts a failure; the longest pause after it, for who draws in another way.
+    /// Counts a failure; returns the longest pause after it, for callers that draw in another way.
     pub fn fail(&mut self) -> Duration {
         let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
@@ -72,7 +73,7 @@ impl Backoff {
     }
 }
 
-/// A fifth more or less of a time, for what many do at intervals.
+/// A time with up to a fifth more or less, for things that many do at intervals.
 pub fn jittered(time: Duration) -> Duration {
     time.mul_f64(0.8 + 0.4 * fastrand::f64())
 }

@@ -1,13 +1,13 @@
-//! What is built of specifications, kept by their hash within a capacity of bytes.
+//! Values built from specifications, kept by their hash within a capacity in bytes.
 //!
 //! Invariants
-//! - What is kept takes at most the capacity, of the whole cache and of each spoke. An entry is charged to the spoke that
-//!   first brought it, until it is dropped.
-//! - Entries that nobody uses go first; one in use is never dropped. What does not fit then is refused, as far as possible
-//!   before it is built, and the refusal is remembered for a while.
-//! - Nothing is built on a thread that serves connections, and no more than one light and one heavy value at once. For
-//!   each of the two, keys take turns ([`FairLock`]): nobody waits for more than one build of each other key, and who
-//!   brings light values waits for no heavy one.
+//! - What is kept stays within the capacity, both of the whole cache and of each spoke. An entry is charged to the
+//!   spoke that first brought it, until it is dropped.
+//! - Entries that nobody uses are dropped first; one in use is never dropped. Whatever still does not fit is refused,
+//!   if possible before it is built, and the refusal is remembered for a while.
+//! - Nothing is built on a thread that serves connections, and at most one light and one heavy value are built at a
+//!   time. For each of the two, keys take turns ([`FairLock`]): nobody waits for more than one build of each other key,
+//!   and light values never wait for a heavy one.
 
 mod refused;
 
@@ -23,7 +23,7 @@ use crate::fair::FairLock;
 use crate::metrics::Metrics;
 use refused::{Refusal, Refused};
 
-/// Bytes that a light value takes at most: a thirtieth of what one spoke may have by default.
+/// The most bytes that a light value takes: a thirtieth of what one spoke may have by default.
 const LIGHT_BYTES: usize = 1024 * 1024;
 
 /// How much may be kept, in bytes.
@@ -46,7 +46,7 @@ pub struct Cache<K, T> {
     metrics: Metrics,
 }
 
-/// A value, and the memory that it takes at most.
+/// A value, and the most memory that it may take.
 #[derive(Debug)]
 pub struct Built<T> {
     /// The value.
@@ -58,9 +58,9 @@ pub struct Built<T> {
 /// Why a value was not built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unbuilt {
-    /// It would take at least `bytes`, more than the limit.
+    /// It would take at least `bytes`, which is over the limit.
     Over {
-        /// What it would take at least.
+        /// The least that it would take.
         bytes: usize,
     },
     /// It cannot be built, whatever the limit.
@@ -73,18 +73,18 @@ pub enum Error {
     /// It cannot be built.
     #[error("{0}")]
     Fault(Arc<str>),
-    /// It takes `bytes` or more, and its spoke has too little room.
+    /// It takes `bytes` or more, and its spoke has not enough room.
     #[error("it takes {bytes} bytes or more, and its spoke may have {limit}")]
     SpokeFull {
-        /// What it takes at least.
+        /// The least that it takes.
         bytes: usize,
         /// [`Capacity::per_spoke`].
         limit: usize,
     },
-    /// It takes `bytes` or more, and the cache has too little room.
+    /// It takes `bytes` or more, and the cache has not enough room.
     #[error("it takes {bytes} bytes or more, and all may take {limit}")]
     Full {
-        /// What it takes at least.
+        /// The least that it takes.
         bytes: usize,
         /// [`Capacity::total`].
         limit: usize,
@@ -138,7 +138,7 @@ where
         })
     }
 
-    /// The value of a hash, where it is kept.
+    /// The value of a hash, if it is kept.
     pub fn get(&self, hash: &K) -> Option<Arc<T>> {
         let kept = self.kept.lock();
         kept.by_hash.get(hash).map(|entry| Arc::clone(&entry.value))
@@ -150,9 +150,9 @@ where
         kept.by_hash.get(hash).map(|entry| entry.spoke.clone())
     }
 
-    /// The value of a hash that a spoke brought by a key, built unless it is kept. `build` is called with the bytes that
-    /// the value may take, on a thread of its own, twice at most. Dropping the future keeps nothing; a build that has
-    /// begun runs to its end, in its turn, and is dropped.
+    /// The value of a hash, which a spoke brought with a key; built unless it is kept. `build` is called with the
+    /// number of bytes that the value may take, on a thread of its own, at most twice. If the future is dropped,
+    /// nothing is kept; a build that has begun still runs to its end, in its turn, and its value is dropped.
     ///
     /// # Errors
     /// [`Error`].
@@ -175,7 +175,7 @@ where
         Ok(heavy.expect("nothing takes more than a usize counts"))
     }
 
-    /// Builds a value in a turn; `None` where it takes more bytes than `most`.
+    /// Builds a value in a turn; `None` if it takes more bytes than `most`.
     async fn build_within<F>(
         &self,
         turns: &Arc<FairLock>,
@@ -194,7 +194,7 @@ where
         let room = self.room(spoke);
         let build = move || {
             let built = build(room.min(most));
-            // Not before: a request that was given up while it was built holds its turn until then.
+            // Not earlier: a request that was given up during its build holds its turn until then.
             drop(turn);
             built
         };
@@ -213,7 +213,7 @@ where
         }
     }
 
-    /// Refuses once more what was refused before, unless there is room for it now.
+    /// Refuses again what was refused before, unless there is room for it now.
     fn refused_before(&self, spoke: &SpokeName, hash: &K) -> Result<(), Error> {
         let refusal = self.refused.lock().get(hash);
         match refusal {
@@ -224,14 +224,14 @@ where
         }
     }
 
-    /// Bytes that a spoke's next value may take, once all that nobody uses is dropped.
+    /// How many bytes a spoke's next value may take, once everything unused is dropped.
     fn room(&self, spoke: &SpokeName) -> usize {
         let (own, all) = self.kept.lock().used(spoke);
         let own = self.capacity.per_spoke.saturating_sub(own);
         own.min(self.capacity.total.saturating_sub(all))
     }
 
-    /// Refuses a value of that size, with everything dropped that nobody uses.
+    /// Refuses a value of this size, after dropping everything unused.
     fn refuse(&self, spoke: &SpokeName, bytes: usize) -> Error {
         let mut kept = self.kept.lock();
         self.make_room(&mut kept, spoke, bytes);
@@ -247,7 +247,7 @@ where
         Error::Full { bytes, limit: total }
     }
 
-    /// Drops what nobody uses where more room is wanted.
+    /// Drops unused values if more room is needed.
     fn make_room(&self, kept: &mut Kept<K, T>, spoke: &SpokeName, bytes: usize) {
         if kept.of(spoke) + bytes > self.capacity.per_spoke {
             kept.drop_unused(|owner| owner == spoke);
@@ -257,13 +257,13 @@ where
         }
     }
 
-    /// Keeps a value that was built, when it fits; answers the one that is kept already, if one is.
+    /// Keeps a built value, if it fits; returns the one that is kept already, if there is one.
     ///
     /// # Errors
     /// [`Error::SpokeFull`], [`Error::Full`].
     pub fn keep(&self, spoke: &SpokeName, hash: K, Built { value, bytes }: Built<T>) -> Result<Arc<T>, Error> {
         let mut kept = self.kept.lock();
-        // Its turn ended with its build: another request for the same may have built it since.
+        // Its turn ended with its build, so another request for the same may have built it since.
         if let Some(known) = kept.by_hash.get(&hash) {
             return Ok(Arc::clone(&known.value));
         }
@@ -303,12 +303,12 @@ impl<K, T> Default for Kept<K, T> {
 }
 
 impl<K: Eq + Hash, T> Kept<K, T> {
-    /// Bytes that are charged to a spoke.
+    /// How many bytes are charged to a spoke.
     fn of(&self, spoke: &SpokeName) -> usize {
         self.by_spoke.get(spoke).copied().unwrap_or_default()
     }
 
-    /// Bytes that somebody uses: of this spoke, and of all.
+    /// How many bytes are in use: of this spoke, and in all.
     fn used(&self, of: &SpokeName) -> (usize, usize) {
         let used = self.by_hash.values().filter(|entry| entry.is_used());
         used.fold((0, 0), |(own, all), entry| {
@@ -323,7 +323,7 @@ impl<K: Eq + Hash, T> Kept<K, T> {
         self.by_hash.insert(hash, entry);
     }
 
-    /// Drops what nobody uses, of the spokes that `of` selects.
+    /// Drops unused values of the spokes that `of` selects.
     fn drop_unused(&mut self, of: impl Fn(&SpokeName) -> bool) {
         let dropped: Vec<Entry<T>> = self
             .by_hash

@@ -1,4 +1,4 @@
-//! Checks of values against schemas that are compiled once.
+//! Checks values against schemas that are compiled once.
 
 use alkhub_protocol::RawJson;
 use alkhub_protocol::json::tree::Tree;
@@ -13,15 +13,15 @@ use crate::view::{Metered, ValueView};
 use crate::violation::{Violation, shortened};
 use crate::{compile, dialect, number, shape, undefined};
 
-/// What a compiled schema takes at least, and for each byte of its text, without its patterns. Measured by resident
-/// memory with objects of 1, 20 and 500 members (texts, unions, references): at most 14 bytes for each.
+/// How much a compiled schema takes at least, and per byte of its text, without its patterns. Measured by resident
+/// memory with objects of 1, 20 and 500 members (texts, unions, references): at most 14 bytes per byte.
 const COMPILED_BYTES: usize = 2 * 1024;
 const COMPILED_PER_BYTE: usize = 16;
 
 /// A compiled schema.
 #[derive(Debug)]
 pub enum Check {
-    /// Accepts every value, as `true` and `{}` do: nothing is parsed.
+    /// Accepts every value, as `true` and `{}` do: the value is not even parsed.
     Anything,
     /// May refuse a value.
     Schema(Box<Compiled>),
@@ -34,33 +34,33 @@ pub struct Compiled {
     tariff: Tariff,
 }
 
-/// What a schema is of.
+/// What a schema describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// What a caller sends.
     Input,
-    /// What a spoke answers: members that JSON leaves out when they are `undefined` are not missed.
+    /// What a spoke answers: members that JSON leaves out because they are `undefined` are not required.
     Output,
 }
 
-/// A schema that was compiled, and what was found on the way.
+/// A compiled schema, and what was found on the way.
 #[derive(Debug)]
 pub struct Prepared {
     /// Checks values.
     pub check: Check,
-    /// How an absent value and `null` are passed on, by the schema as it was written.
+    /// How an absent value and `null` are passed on, according to the schema as it was written.
     pub nothing: Nothing,
-    /// What the schema has that is not checked, in sentences.
+    /// Parts of the schema that are not checked, in sentences.
     pub warnings: Vec<String>,
-    /// How much memory the check takes at most, in bytes.
+    /// The most memory that the check may take, in bytes.
     pub bytes: usize,
 }
 
 // === impl Check ===
 
 impl Check {
-    /// Compiles a schema unless it takes more bytes than `limit`, which is known before the work is done. Takes up to a
-    /// second of CPU for the largest schemas: not for a thread that serves connections.
+    /// Compiles a schema, unless it would take more than `limit` bytes, which is known before the work is done. The
+    /// largest schemas take up to a second of CPU: not for a thread that serves connections.
     ///
     /// # Errors
     /// [`Error`]; [`Error::Over`] for the limit.
@@ -92,7 +92,7 @@ impl Check {
         })
     }
 
-    /// Compiles a schema of the hub's own, of which nothing but the check is wanted.
+    /// Compiles a schema of the hub's own, of which only the check is wanted.
     ///
     /// # Errors
     /// [`Error`].
@@ -100,10 +100,11 @@ impl Check {
         Self::prepare(schema, Side::Input, usize::MAX).map(|prepared| prepared.check)
     }
 
-    /// Checks one value, at a cost that its size bounds.
+    /// Checks one value, at a cost bounded by its size.
     ///
     /// # Errors
-    /// [`Violation`]: the value breaks the schema, has two members of one name, or could not be checked within the bounds.
+    /// Fails with a [`Violation`] if the value breaks the schema, has two members of one name, or could not be checked
+    /// within the bounds.
     pub fn check(&self, json: &RawJson) -> Result<(), Violation> {
         match self {
             Self::Anything => Ok(()),
@@ -115,7 +116,7 @@ impl Check {
 // === impl Compiled ===
 
 impl Compiled {
-    /// Compiles a schema that was `text_bytes` long; answers the bytes that it takes, too.
+    /// Compiles a schema whose text was `text_bytes` long; also returns how many bytes it takes.
     fn new(schema: &Value, text_bytes: usize, limit: usize) -> Result<(Self, usize), Error> {
         let bare = COMPILED_BYTES + COMPILED_PER_BYTE * text_bytes;
         let room = limit.checked_sub(bare).ok_or(Error::Over { bytes: bare })?;
@@ -165,17 +166,17 @@ impl Compiled {
             })
         };
         match meter::run(self.tariff, bytes, search) {
-            // The list of faults is within the one that is named, and was no more than cut.
+            // The list of faults belongs to the one that is named, and was merely cut off.
             (Err(violation), None | Some(Spent::Errors)) => violation,
             _ => Violation::of_all("where exactly would take too long to find"),
         }
     }
 }
 
-/// Prepares a schema as a registration does; answers what of it is not checked.
+/// Prepares a schema as a registration does; returns which parts of it are not checked.
 ///
 /// # Errors
-/// A hub refuses it, for this reason.
+/// Why a hub would refuse it.
 pub fn check_schema(schema: &RawJson) -> Result<Vec<String>, Error> {
     Ok(Check::prepare(schema, Side::Input, usize::MAX)?.warnings)
 }

@@ -1,4 +1,4 @@
-//! Compiles a schema into a validator whose patterns are as small as suffices.
+//! Compiles a schema into a validator whose patterns are as small as possible.
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
@@ -8,35 +8,35 @@ use crate::shape::Patterns;
 use crate::view::Metered;
 use crate::violation::shortened;
 
-/// Steps that one pattern may backtrack; over it the value does not match.
+/// How many steps one pattern may backtrack; beyond that the value does not match.
 const BACKTRACK_LIMIT: usize = 20_000;
 
-/// Largest compiled pattern, in bytes: tried in this order until all patterns of a schema fit.
+/// The size limits for a compiled pattern, in bytes, tried in this order until all patterns of a schema fit.
 const PATTERN_LIMITS_BYTES: [usize; 6] = [2 * 1024, 8 * 1024, 32 * 1024, 128 * 1024, 512 * 1024, 1024 * 1024];
 
-/// Largest sum of the compiled patterns of a schema, and of the tables they are run with, in bytes.
+/// The largest total of a schema's compiled patterns and the tables with which they run, in bytes.
 const PATTERNS_LIMIT_BYTES: usize = 32 * 1024 * 1024;
 
-/// Largest table that one pattern is run with, in bytes, and how much larger than the pattern it may be.
+/// The largest table with which one pattern runs, in bytes, and how much larger than the pattern it may be.
 const PATTERN_TABLE_BYTES: usize = 256 * 1024;
 const PATTERN_TABLE_FACTOR: usize = 4;
 
-/// Product of the size of a compiled pattern and the length of a string that it is matched with.
+/// The largest product of the size of a compiled pattern and the length of a string that it is matched with.
 const MATCH_LIMIT: usize = 1 << 33;
 
-/// Longest string that a pattern is matched with which looks around or back.
+/// The longest string for a pattern that looks around or back.
 const LOOK_AROUND_LIMIT_BYTES: usize = 16 * 1024;
 
-/// A validator, and what its patterns cost.
+/// A validator, and the cost of its patterns.
 pub(crate) struct BuiltValidator {
     pub(crate) validator: Validator<Metered>,
-    /// Longest string that the patterns are matched with; `None` where there are none.
+    /// The longest string that the patterns are matched with; `None` if there are none.
     pub(crate) longest: Option<usize>,
-    /// What the patterns and their tables take at most.
+    /// The most memory that the patterns and their tables may take.
     pub(crate) pattern_bytes: usize,
 }
 
-/// The largest table for a pattern of that size.
+/// The largest table for a pattern of this size.
 fn table(size: usize) -> usize {
     PATTERN_TABLE_BYTES.min(PATTERN_TABLE_FACTOR * size)
 }

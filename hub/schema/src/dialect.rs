@@ -1,7 +1,8 @@
 //! Schemas as TypeBox and older drafts write them, read as JSON Schema 2020-12.
 //!
 //! The origin's spokes describe their operations with TypeBox, whose types go beyond JSON's. A spoke that offers such a
-//! schema means what TypeBox does with it; the hub checks what JSON can carry and warns of what it does not check.
+//! schema means what TypeBox does with it; the hub checks whatever JSON can carry and warns about what it does not
+//! check.
 //!
 //! | written | read as |
 //! |---|---|
@@ -10,7 +11,8 @@
 //! | `type: "void"`, `type: "undefined"` | `type: "null"`: JSON has no other word for nothing |
 //! | any other unknown `type` (`Date`, `Uint8Array`, `bigint`, ...) | nothing is checked there, and a warning says so |
 //!
-//! What of `undefined` has no place in JSON at all is `undefined`'s, which reads a schema before it is rewritten.
+//! Uses of `undefined` that have no counterpart in JSON at all are handled by the module `undefined`, which reads a
+//! schema before it is rewritten.
 //!
 //! A schema that names an older draft in `$schema` keeps that draft's lists and exclusive limits: the validator knows
 //! them.
@@ -21,7 +23,7 @@ use crate::keywords::{NOTHING, schemas_of};
 
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
 
-/// Most warnings of one schema; what is over is counted.
+/// How many warnings one schema may have; further ones are only counted.
 const WARNINGS: usize = 8;
 
 /// Rewrites a schema in place.
@@ -70,7 +72,7 @@ impl Adapter {
         }
     }
 
-    /// Reads the types that mean nothing as `null`, and finds those that are not JSON's.
+    /// Reads types that stand for the absence of a value as `null`, and finds those that are not JSON's.
     fn types(&mut self, keywords: &mut Map<String, Value>, path: &str) -> Types {
         let mut found = Types::Json;
         let mut own = |kind: &mut Value, warn: &mut dyn FnMut(&str)| {
@@ -116,9 +118,9 @@ impl Adapter {
 /// What the `type` of a schema names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Types {
-    /// JSON's, or nothing.
+    /// JSON's types, or none.
     Json,
-    /// One at least that JSON does not have.
+    /// At least one that JSON does not have.
     Unknown,
 }
 
@@ -127,7 +129,7 @@ fn lists_to_prefixes(keywords: &mut Map<String, Value>) {
         return;
     }
     let prefixes = keywords.remove("items").expect("it was just seen");
-    // An empty list has no meaning, and `prefixItems` may not be empty.
+    // An empty list has no meaning, and `prefixItems` must not be empty.
     if prefixes.as_array().is_some_and(|prefixes| !prefixes.is_empty()) {
         keywords.insert("prefixItems".to_owned(), prefixes);
     }
@@ -136,7 +138,7 @@ fn lists_to_prefixes(keywords: &mut Map<String, Value>) {
     }
 }
 
-/// `{minimum: 3, exclusiveMinimum: true}` is `{exclusiveMinimum: 3}`.
+/// Turns `{minimum: 3, exclusiveMinimum: true}` into `{exclusiveMinimum: 3}`.
 fn exclusive(keywords: &mut Map<String, Value>, limit: &str, exclusive: &str) {
     let Some(Value::Bool(excludes)) = keywords.get(exclusive) else {
         return;

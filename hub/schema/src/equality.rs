@@ -1,4 +1,4 @@
-//! When JSON Schema calls two values equal, at a price that is known; numbers exactly.
+//! When two values are equal in JSON Schema's sense, at a known cost; numbers are compared exactly.
 
 use alkhub_protocol::json::tree::Tree;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::meter::{of_text, spend};
 use crate::number::{canonical, canonical_text};
 
-/// Steps for a look at all of a value.
+/// The steps that looking at all of a value takes.
 pub(crate) fn weight(value: &Tree<'_>) -> u64 {
     match value {
         Tree::String(text) => of_text(text),
@@ -22,7 +22,7 @@ pub(crate) fn weight(value: &Tree<'_>) -> u64 {
     }
 }
 
-/// Equality in JSON Schema's sense, paid for.
+/// Equality in JSON Schema's sense; the steps are taken from the meter.
 pub(crate) fn equal(value: &Tree<'_>, expected: &Value) -> bool {
     match (value, expected) {
         (Tree::Array(items), Value::Array(others)) => {
@@ -48,7 +48,7 @@ pub(crate) fn equal(value: &Tree<'_>, expected: &Value) -> bool {
     }
 }
 
-/// Writes a text that two values share exactly when JSON Schema calls them equal.
+/// Writes a text that is the same for two values exactly if JSON Schema considers them equal.
 pub(crate) fn write_canonical(value: &Tree<'_>, to: &mut Vec<u8>) {
     match value {
         Tree::Number(number) => to.extend(canonical(*number).into_bytes()),

@@ -7,7 +7,7 @@ use crate::shape::ShapeError;
 /// Largest schema that is compiled, in bytes.
 pub(crate) const SCHEMA_LIMIT_BYTES: usize = 256 * 1024;
 
-/// Why a schema cannot be used. Follows the name of its field.
+/// Why a schema cannot be used. The text follows the name of the schema's field.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its text is too long.
@@ -19,7 +19,7 @@ pub enum Error {
     /// It compares with a number that would be rounded.
     #[error("has the number {0}, which 64 bits would round: no limit may have more digits than they hold")]
     Number(String),
-    /// It is no JSON Schema.
+    /// It is not a JSON Schema.
     #[error("is not a JSON Schema: at `{path}`: {message}")]
     Invalid {
         /// JSON pointer into the schema.
@@ -30,10 +30,10 @@ pub enum Error {
     /// A check against it could cost more than the size of the value allows.
     #[error(transparent)]
     Shape(#[from] ShapeError),
-    /// It was not compiled, or not to the end: what it takes is over the limit.
+    /// It was not compiled, or not to the end, because it takes more than the limit.
     #[error("takes at least {bytes} bytes when it is compiled")]
     Over {
-        /// What it takes at least.
+        /// The least that it takes.
         bytes: usize,
     },
 }

@@ -1,10 +1,10 @@
-//! A lock that keys take in turn: however many turns one of them waits for, each of the others is next soon.
+//! A lock that keys take in turn: however many turns one key waits for, each of the others gets its next one soon.
 //!
 //! Invariants
-//! - A waiter waits for one turn of each other key at most, beside the turns of its own key before it.
+//! - A waiter waits for at most one turn of each other key, besides the earlier turns of its own key.
 //! - A turn that is dropped goes to the next waiter that is still there.
-//! - The queue holds one place for each future that waits, until the next turn of its key at most: what bounds the
-//!   futures bounds it.
+//! - The queue holds one place per waiting future (a place is freed at the next turn of its key at the latest), so
+//!   whatever bounds the futures bounds the queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// The lock, and who waits for it.
+/// The lock, and its waiters.
 #[derive(Debug, Default)]
 pub(crate) struct FairLock(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
-    /// Each waiting key once, the next one first.
+    /// Each waiting key once, in the order of their turns.
     keys: VecDeque<(Arc<str>, VecDeque<oneshot::Sender<Turn>>)>,
 }
 
-/// The lock while it is held; dropping it hands it on.
+/// The lock while it is held; dropping it passes it on.
 #[derive(Debug)]
 pub(crate) struct Turn(Option<Arc<FairLock>>);
 
 // === impl FairLock ===
 
 impl FairLock {
-    /// Waits for a turn. Dropping the future gives the place up.
+    /// Waits for a turn. Dropping the future gives up the place.
     pub(crate) async fn turn(self: &Arc<Self>, key: &Arc<str>) -> Turn {
         let waiter = {
             let mut state = self.0.lock();
@@ -54,7 +54,7 @@ impl FairLock {
             let Some(next) = next else { return };
             match next.send(Turn(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // The waiter has just gone: the loop hands the turn on, not its drop.
+                // The waiter has just gone: the loop passes the turn on, not its drop.
                 Err(mut turn) => turn.0 = None,
             }
         }
@@ -73,7 +73,7 @@ impl State {
         receiver
     }
 
-    /// Takes the next waiter out.
+    /// Removes the next waiter.
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         while let Some((key, mut places)) = self.keys.pop_front() {
             places.retain(|place| !place.is_closed());
@@ -140,7 +140,7 @@ mod tests {
 
         drop(waits.now_or_never().expect("the next one"));
         assert!(!fair.0.lock().taken);
-        // A turn that was handed over and not taken goes on too.
+        // A turn that was passed to a waiter that never took it moves on too.
         let first = fair.turn(&keys[0]).await;
         let mut handed = Box::pin(fair.turn(&keys[1]));
         assert!((&mut handed).now_or_never().is_none());

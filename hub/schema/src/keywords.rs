@@ -25,11 +25,11 @@ pub(crate) const BELOW_LISTS: [&str; 2] = ["items", "prefixItems"];
 /// Subschemas by name that apply to members.
 pub(crate) const BELOW_MAPS: [&str; 2] = ["properties", "patternProperties"];
 
-/// Keywords with a schema, or with schemas by name, that apply to no value by themselves.
+/// Keywords with a schema, or with schemas by name, that do not apply to a value by themselves.
 const ASIDE: &str = "contentSchema";
 const ASIDE_MAPS: [&str; 2] = ["$defs", "definitions"];
 
-/// Keywords that refuse nothing: TypeBox's `Unknown` is `{}`, schemars adds `$schema` and `title`.
+/// Keywords that refuse nothing: TypeBox's `Unknown` is `{}`, and schemars adds `$schema` and `title`.
 const ANNOTATIONS: [&str; 7] = [
     "$schema",
     "$id",
@@ -43,7 +43,7 @@ const ANNOTATIONS: [&str; 7] = [
 /// TypeBox's types for the absence of a value, which are read as `null`.
 pub(crate) const NOTHING: [&str; 2] = ["void", "undefined"];
 
-/// Whether a schema refuses no value: `true`, or nothing but annotations.
+/// Whether a schema refuses no value: it is `true`, or has nothing but annotations.
 pub(crate) fn accepts_anything(schema: &Value) -> bool {
     match schema {
         Value::Bool(accepts) => *accepts,
@@ -52,7 +52,7 @@ pub(crate) fn accepts_anything(schema: &Value) -> bool {
     }
 }
 
-/// The schemas that a keyword has, each with its place under the keyword as a JSON pointer.
+/// The schemas under a keyword, each with its place there as a JSON pointer.
 pub(crate) fn schemas_of<'a>(keyword: &str, value: &'a mut Value) -> Vec<(String, &'a mut Value)> {
     if value.is_object() && (SINGLE.contains(&keyword) || BELOW.contains(&keyword) || keyword == ASIDE) {
         return vec![(String::new(), value)];

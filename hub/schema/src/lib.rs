@@ -1,9 +1,9 @@
-//! JSON Schemas of operations: compiled once, within a budget of memory, and values checked against them at a bounded
+//! JSON Schemas of operations: compiled once, within a memory budget; values are checked against them at a bounded
 //! cost.
 //!
-//! [`Check::prepare`] compiles a schema as a registration brings it: it reads what TypeBox and older drafts write
-//! (`dialect`, `undefined`), refuses what no check could bound (`shape`) and counts what it takes. [`Check::check`]
-//! checks a value as it was written. [`cache::Cache`] keeps what was built by its hash.
+//! [`Check::prepare`] compiles a schema as it comes with a registration: it reads what TypeBox and older drafts write
+//! (`dialect`, `undefined`), refuses what no check could bound (`shape`) and counts the memory. [`Check::check`] checks
+//! a value as it was written. [`cache::Cache`] keeps compiled schemas by their hash.
 //!
 //! Promises
 //! - A check costs no more than the size of the value allows, whatever the schema: steps, stack and the time of patterns

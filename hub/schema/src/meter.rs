@@ -1,46 +1,47 @@
-//! Steps that a check may take, and what else bounds it: the stack, and the time of its patterns.
+//! The steps that a check may take, and its other bounds: the stack, and the time for its patterns.
 //!
 //! Invariants
-//! - A step is about as much work as reading one value, or as much memory as one byte.
-//! - A check that was given up has no steps left, so that every look after that is refused too.
-//! - The meter is the thread's: a check runs to its end on one thread and starts no other check.
+//! - A step is roughly as much work as reading one value, or as much memory as one byte.
+//! - A check that was given up has no steps left, so that every further look is refused too.
+//! - The meter belongs to the thread: a check runs to its end on one thread and starts no other check.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Steps that every check has, and those that each byte of the value adds.
+/// The steps that every check has, and those that each byte of the value adds.
 const STEPS: u64 = 2_000_000;
 const STEPS_PER_BYTE: u64 = 16;
 
-/// What an error costs that the validator builds: its paths are what takes memory.
+/// The cost of an error that the validator builds: its paths are what takes memory.
 const STEPS_PER_ERROR: u64 = 1_000;
 const ERROR_PATH_DEPTH: u64 = 64;
 
-/// How much of the stack a check may take.
+/// How much of the stack a check may use.
 const STACK_LIMIT_BYTES: usize = 512 * 1024;
 
-/// How long the patterns of one check may run together; a single match has a limit of its own.
+/// How long the patterns of one check may run in total; a single match has a limit of its own.
 const PATTERN_TIME: Duration = Duration::from_secs(1);
 
-/// What the looks of a check cost, by its schema.
+/// What looking at values costs during a check, depending on its schema.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tariff {
-    /// Steps for a look at a member or an item, 1 or more: how many subschemas may apply to it without looking themselves.
+    /// Steps for looking at a member or an item, 1 or more: the number of subschemas that may apply to it without
+    /// looking themselves.
     pub(crate) child: u64,
-    /// Longest string that its patterns are matched with, in bytes; `None` where it has none.
+    /// The longest string that its patterns are matched with, in bytes; `None` if it has none.
     pub(crate) pattern_bytes: Option<usize>,
 }
 
 /// Why a check was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spent {
-    /// Its steps, its stack or the time of its patterns.
+    /// Its steps, its stack or the time for its patterns ran out.
     Steps,
-    /// All that was left went into the list of faults.
+    /// Everything that was left went into the list of faults.
     Errors,
-    /// A string is longer than the patterns of the schema may be matched with.
+    /// A string is longer than the schema's patterns may be matched with.
     Pattern,
     /// A number that 64 bits would round is compared with one of the schema's.
     Number,
@@ -50,7 +51,7 @@ struct Meter {
     left: Cell<u64>,
     spent: Cell<Option<Spent>>,
     tariff: Cell<Tariff>,
-    /// Where the stack was when the check began.
+    /// The position of the stack when the check began.
     stack: Cell<usize>,
     patterns_until: Cell<Option<Instant>>,
     longest_key: Cell<u64>,
@@ -69,7 +70,7 @@ thread_local! {
     };
 }
 
-/// Runs a check of a value of that many bytes; answers what it answered, and why it was given up if it was.
+/// Runs a check of a value of `bytes` bytes; returns its result, and why it was given up, if it was.
 pub(crate) fn run<T>(tariff: Tariff, bytes: usize, check: impl FnOnce() -> T) -> (T, Option<Spent>) {
     METER.with(|meter| {
         meter.left.set(STEPS + STEPS_PER_BYTE * bytes as u64);
@@ -83,19 +84,19 @@ pub(crate) fn run<T>(tariff: Tariff, bytes: usize, check: impl FnOnce() -> T) ->
     (answer, METER.with(|meter| meter.spent.get()))
 }
 
-/// Takes steps, one or more; false when there are not enough left.
+/// Takes `steps` steps; false if there are not enough left.
 #[inline]
 pub(crate) fn spend(steps: u64) -> bool {
     METER.with(|meter| meter.spend(steps, Spent::Steps))
 }
 
-/// Takes the steps for a look at a member or an item.
+/// Takes the steps for looking at a member or an item.
 #[inline]
 pub(crate) fn descend() -> bool {
     METER.with(|meter| meter.spend(meter.tariff.get().child, Spent::Steps))
 }
 
-/// Takes the steps for an error about a value, which is not weighed any more once the check was given up.
+/// Takes the steps for an error about a value, whose weight is not computed any more once the check was given up.
 pub(crate) fn spend_on_error(weight: impl FnOnce() -> u64) {
     METER.with(|meter| {
         if meter.left.get() > 0 {
@@ -105,7 +106,7 @@ pub(crate) fn spend_on_error(weight: impl FnOnce() -> u64) {
     });
 }
 
-/// Whether a text may be matched with the patterns of the schema.
+/// Whether a text may be matched with the schema's patterns.
 #[inline]
 pub(crate) fn may_match(text: &str) -> bool {
     METER.with(|meter| match meter.tariff.get().pattern_bytes {
@@ -119,7 +120,7 @@ pub(crate) fn give_up(why: Spent) {
     METER.with(|meter| meter.give_up(why));
 }
 
-/// Notes the name of a member: the longest one bounds what the path of an error takes.
+/// Notes the name of a member: the longest name bounds the size of an error's path.
 #[inline]
 pub(crate) fn note_key(key: &str) {
     METER.with(|meter| meter.longest_key.set(meter.longest_key.get().max(key.len() as u64)));
@@ -131,7 +132,7 @@ pub(crate) fn of_text(text: &str) -> u64 {
     1 + text.len() as u64 / 64
 }
 
-/// About where the stack is.
+/// The approximate position of the stack.
 #[inline(always)]
 fn stack() -> usize {
     let here = 0_u8;
@@ -155,7 +156,7 @@ impl Meter {
         }
     }
 
-    /// The first reason counts.
+    /// Only the first reason counts.
     #[cold]
     fn give_up(&self, why: Spent) {
         self.left.set(0);

@@ -1,10 +1,10 @@
-//! Numbers as JSON Schema compares them, and values as the validator's own types have them.
+//! Numbers as JSON Schema compares them, and values in the validator's own types.
 
 use alkhub_protocol::json::tree::{Number, Tree};
 use serde_json::Value;
 
-/// The value as the validator's own types have it, numbers rounded: for messages, and for schemas, whose numbers were
-/// found to survive it.
+/// The value in the validator's own types, with numbers rounded: for messages, and for schemas, whose numbers were
+/// found to survive this.
 pub(crate) fn to_value(tree: &Tree<'_>) -> Value {
     match tree {
         Tree::Null => Value::Null,
@@ -23,7 +23,7 @@ pub(crate) fn to_value(tree: &Tree<'_>) -> Value {
     }
 }
 
-/// The nearest number of 64 bits; the largest where there is none.
+/// The nearest 64-bit number; the largest one if there is none.
 pub(crate) fn to_number(number: Number<'_>) -> serde_json::Number {
     let text = number.as_str();
     let whole = text.parse::<i64>().map(Into::into);
@@ -32,7 +32,7 @@ pub(crate) fn to_number(number: Number<'_>) -> serde_json::Number {
     whole.unwrap_or_else(|_| serde_json::Number::from_f64(bounded).expect("it is finite"))
 }
 
-/// A number that is another one after it was one of 64 bits.
+/// A number in the value that 64 bits would round, if there is one.
 pub(crate) fn rounded<'a>(tree: &Tree<'a>) -> Option<&'a str> {
     match tree {
         Tree::Number(number) => {
@@ -45,7 +45,7 @@ pub(crate) fn rounded<'a>(tree: &Tree<'a>) -> Option<&'a str> {
     }
 }
 
-/// `1` and `1.0` are one number.
+/// The canonical text of a number: `1` and `1.0` are the same number.
 pub(crate) fn canonical(number: Number<'_>) -> String {
     match number.decimal() {
         Some(decimal) => {

@@ -1,9 +1,9 @@
-//! How often a schema applies to one and the same value, read from the schema alone.
+//! How often a schema applies to one and the same value, determined from the schema alone.
 //!
 //! Invariants
-//! - Counted is what stays at the value: `allOf`, `anyOf`, `oneOf`, `not`, `if`, the dependencies and references, each
-//!   place once for every way to it.
-//! - What goes down into members and items is not counted: the check itself pays for that, as it meets them.
+//! - What stays at the value is counted: `allOf`, `anyOf`, `oneOf`, `not`, `if`, the dependencies and references, each
+//!   place once for every path to it.
+//! - What descends into members and items is not counted: the check itself pays for that as it meets them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,22 +12,22 @@ use serde_json::{Map, Value};
 
 use crate::keywords::{BELOW, BELOW_LISTS, BELOW_MAPS, LISTS, MAPS, REFERENCES, SINGLE};
 
-/// Most subschemas that may apply to one value.
+/// How many subschemas may apply to one value.
 const SPREAD_LIMIT: u64 = 10_000;
 
-/// Most of them that may lie within each other.
+/// How deep they may be nested in each other.
 const DEPTH_LIMIT: u32 = 64;
 
-/// Most patterns in one schema.
+/// How many patterns one schema may have.
 const PATTERNS_LIMIT: usize = 1_000;
 
-/// Subschemas of a meta-schema, all of which lie in the crate that checks.
+/// The number of subschemas of a meta-schema; all of them are in the crate that checks.
 const META_SPREAD: u64 = 64;
 
-/// Why a schema is refused although it is one. Places are JSON pointers into the schema.
+/// Why a schema is refused although it is valid. Places are JSON pointers into the schema.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
-    /// A loop of references that goes down nowhere.
+    /// A loop of references that never descends.
     #[error(
         "applies itself to the same value again at `{0}`: let a reference to itself go through a member or an item"
     )]
@@ -38,7 +38,7 @@ pub enum ShapeError {
          what they share beside `anyOf`, `oneOf` and `allOf`, not into each"
     )]
     Wide(String),
-    /// Subschemas of one value lie within each other too often.
+    /// The subschemas of one value are nested too deeply.
     #[error(
         "nests more than {DEPTH_LIMIT} subschemas that apply to one value at `{0}`: let references name their target \
          without detours"
@@ -52,7 +52,7 @@ pub enum ShapeError {
     Patterns,
 }
 
-/// What applies to one value at most.
+/// The most that may apply to one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Spread {
     subschemas: u64,
@@ -63,20 +63,20 @@ struct Spread {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Patterns {
     pub(crate) count: usize,
-    /// Whether one may look around or back, which takes more than one pass through a text.
+    /// Whether any of them may look around or back, which takes more than one pass through a text.
     pub(crate) look_around: bool,
 }
 
 struct Walk<'a> {
     root: &'a Value,
-    /// The resource that an object belongs to: the nearest one around it with an `$id`.
+    /// The resource that an object belongs to: the nearest enclosing one with an `$id`.
     resources: HashMap<usize, &'a Value>,
     ids: Vec<(&'a str, &'a Value)>,
     anchors: HashMap<&'a str, Vec<&'a Value>>,
     known: HashMap<usize, Option<Spread>>,
 }
 
-/// The widest spread at any value; refuses a schema whose spread is over the limits.
+/// The widest spread at any value; refuses a schema whose spread exceeds the limits.
 pub(crate) fn spread(schema: &Value) -> Result<u64, ShapeError> {
     let mut walk = Walk::new(schema);
     let mut widest = 1;
@@ -95,7 +95,7 @@ pub(crate) fn spread(schema: &Value) -> Result<u64, ShapeError> {
     Ok(widest)
 }
 
-/// The patterns in a schema, and what only looks like some.
+/// The patterns in a schema, including anything that only looks like one.
 pub(crate) fn patterns(schema: &Value) -> Result<Patterns, ShapeError> {
     let mut found = Patterns::default();
     let mut open = vec![schema];
@@ -121,7 +121,7 @@ pub(crate) fn patterns(schema: &Value) -> Result<Patterns, ShapeError> {
     }
 }
 
-/// Takes too many for such rather than too few.
+/// Whether a pattern may look around; errs on the side of yes.
 fn looks_around(pattern: &str) -> bool {
     let groups = pattern.split("(?").skip(1).any(|group| !group.starts_with(':'));
     let possessive = ["++", "*+", "?+", "}+"].iter().any(|sign| pattern.contains(sign));
@@ -184,7 +184,7 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    /// Notes by which names an object can be referred to; answers it when it is a resource.
+    /// Notes the names by which an object can be referred to; returns it if it is a resource.
     fn note(&mut self, value: &'a Value, keywords: &'a Map<String, Value>) -> Option<&'a Value> {
         for keyword in ["$anchor", "$dynamicAnchor"] {
             if let Some(anchor) = keywords.get(keyword).and_then(Value::as_str) {
@@ -207,7 +207,7 @@ impl<'a> Walk<'a> {
         resource
     }
 
-    /// What applies to a value where this schema does.
+    /// How much applies to a value to which this schema applies.
     fn spread(&mut self, schema: &'a Value, level: u32) -> Result<Spread, ShapeError> {
         let Value::Object(keywords) = schema else {
             return Ok(Spread::ONE);
@@ -225,7 +225,7 @@ impl<'a> Walk<'a> {
             spread.depth = spread.depth.max(inner.depth + 1);
         }
         if keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems") {
-            // Every subschema is asked again what it has looked at.
+            // Every subschema is asked again about what it has looked at.
             spread.subschemas = spread.subschemas.saturating_mul(3);
         }
         let mut references = REFERENCES.iter().filter_map(|keyword| keywords.get(*keyword)?.as_str());
@@ -262,7 +262,7 @@ impl<'a> Walk<'a> {
         Ok(found)
     }
 
-    /// Where a reference may lead; more than one place where only the run decides.
+    /// Where a reference may lead; several places if only the run decides.
     fn targets(&self, from: &Value, reference: &str) -> Vec<&'a Value> {
         let (base, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let fragment = percent_decode_str(fragment).decode_utf8_lossy();
@@ -284,7 +284,7 @@ impl<'a> Walk<'a> {
         }
         let found: Vec<_> = bases.iter().filter_map(|base| base.pointer(&fragment)).collect();
         match found.is_empty() {
-            // Some drafts and dialects count from the document.
+            // Some drafts and dialects start from the document.
             true => self.root.pointer(&fragment).into_iter().collect(),
             false => found,
         }

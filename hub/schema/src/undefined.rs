@@ -1,11 +1,11 @@
-//! What the origin means by `undefined`, for which JSON has no word: an input that is absent, a member that is left out.
+//! What the origin means by `undefined`, for which JSON has no word: an absent input, or a member that is left out.
 //!
-//! TypeBox keeps `undefined` apart from `null`. [`crate::dialect`] reads both as `null`, so this module reads the schema
-//! before it is rewritten.
+//! TypeBox distinguishes `undefined` from `null`. [`crate::dialect`] reads both as `null`, so this module reads the
+//! schema before it is rewritten.
 //!
 //! Invariants
-//! - Where it is not certain that a schema takes `undefined`, an input of nothing is `null`, as it always was.
-//! - To leave out what is undefined never makes an output invalid that was valid.
+//! - Unless it is certain that a schema accepts `undefined`, an absent input becomes `null`, as it always has.
+//! - Leaving out what is undefined never makes a valid output invalid.
 
 use std::collections::HashSet;
 
@@ -17,21 +17,21 @@ use crate::keywords::{NOTHING, REFERENCES, accepts_anything, schemas_of};
 /// Keywords in which a subschema that accepts more may make the whole accept less.
 const NARROWING: [&str; 4] = ["not", "if", "oneOf", "contains"];
 
-/// What a spoke of the origin gets for an input of nothing: one that is absent, or `null`.
+/// What a spoke of the origin gets for an input that is absent or `null`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nothing {
-    /// `null` for both.
+    /// `null` in both cases.
     Null,
-    /// What the caller gave: its schema takes both.
+    /// What the caller gave: its schema accepts both.
     AsGiven,
-    /// No input for both: its schema takes `null` only because `void` and `undefined` are read so.
+    /// No input in both cases: its schema accepts `null` only because `void` and `undefined` are read as that.
     Absent,
 }
 
 // === impl Nothing ===
 
 impl Nothing {
-    /// What it is to a schema as it was written: by its root, and by the members of an `anyOf` there.
+    /// Determined from a schema as it was written: from its root, and the members of an `anyOf` there.
     pub(crate) fn of(schema: &Value) -> Self {
         match (takes_undefined(schema, is_typebox(schema)), takes_null(schema)) {
             (false, _) => Self::Null,
@@ -40,7 +40,7 @@ impl Nothing {
         }
     }
 
-    /// Whether an input is left out towards a spoke of the origin; one that was not given is `null` here.
+    /// Whether an input is left out for a spoke of the origin; one that was not given is `null` here.
     pub fn leaves_out(self, input: &RawJson, is_given: bool) -> bool {
         match self {
             Self::Null => false,
@@ -50,9 +50,9 @@ impl Nothing {
     }
 }
 
-/// Requires no member of an output that JSON leaves out when it is `undefined`.
+/// Stops requiring members of an output that JSON leaves out if they are `undefined`.
 pub(crate) fn leave_out(schema: &mut Value) {
-    // What a reference there leads to would have to stay as it is.
+    // Whatever a reference there leads to would have to stay unchanged.
     if !narrows_a_reference(schema) {
         let unknown = is_typebox(schema);
         relax(schema, unknown);
@@ -82,18 +82,18 @@ fn require_less(keywords: &mut Map<String, Value>, unknown: bool) {
         return;
     };
     required.retain(|name| !name.as_str().is_some_and(|name| left_out.contains(name)));
-    // Draft 4 has no empty list.
+    // Draft 4 does not allow an empty list.
     if required.is_empty() {
         keywords.remove("required");
     }
 }
 
-/// Whether `{}` in a schema is TypeBox's `Any` or `Unknown`, which take `undefined`: it writes no `$schema`.
+/// Whether `{}` in a schema is TypeBox's `Any` or `Unknown`, which accept `undefined`; TypeBox writes no `$schema`.
 fn is_typebox(root: &Value) -> bool {
     root.get("$schema").is_none()
 }
 
-/// Whether the schema takes `undefined`; with `unknown`, `{}` does.
+/// Whether the schema accepts `undefined`; with `unknown`, `{}` counts as accepting it.
 fn takes_undefined(schema: &Value, unknown: bool) -> bool {
     let Value::Object(keywords) = schema else { return false };
     if accepts_anything(schema) {
@@ -105,7 +105,7 @@ fn takes_undefined(schema: &Value, unknown: bool) -> bool {
     }
 }
 
-/// Whether the schema takes `null` in its own right, where it takes `null` as it is read.
+/// Whether the schema accepts `null` in its own right, given that it accepts `null` as it is read.
 fn takes_null(schema: &Value) -> bool {
     let keywords = match schema {
         Value::Object(keywords) => keywords,
@@ -123,7 +123,7 @@ fn takes_null(schema: &Value) -> bool {
     any_of(keywords, takes_null).unwrap_or(true)
 }
 
-/// Whether a `type` names one of these.
+/// Whether a `type` names one for which `is_one` holds.
 fn names(types: &Value, is_one: impl Fn(&str) -> bool) -> bool {
     match types {
         Value::Array(types) => types.iter().filter_map(Value::as_str).any(is_one),
@@ -132,13 +132,13 @@ fn names(types: &Value, is_one: impl Fn(&str) -> bool) -> bool {
     }
 }
 
-/// Whether this holds for a member of `anyOf`; `None` without one.
+/// Whether `holds` is true for a member of `anyOf`; `None` if there is no `anyOf`.
 fn any_of(keywords: &Map<String, Value>, holds: impl Fn(&Value) -> bool) -> Option<bool> {
     let members = keywords.get("anyOf")?.as_array()?;
     Some(members.iter().any(holds))
 }
 
-/// Whether a reference stands within a narrowing keyword.
+/// Whether there is a reference within a narrowing keyword.
 fn narrows_a_reference(value: &Value) -> bool {
     match value {
         Value::Array(items) => items.iter().any(narrows_a_reference),

@@ -2,7 +2,7 @@
 //! nothing more.
 //!
 //! Invariants
-//! - A check ends soon after its steps are spent: the values that are left look empty, so nothing is descended into.
+//! - A check ends soon after its steps are spent: the remaining values look empty, so nothing is descended into.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -23,7 +23,7 @@ pub(crate) struct Metered;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ValueView<'a>(pub(crate) &'a Tree<'a>);
 
-/// A number. Its type is judged by what is written; it is compared as 64 bits, and refused where these would round it.
+/// A number. Its type is judged by its text; it is compared as 64 bits, and refused if these would round it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NumberView<'a>(Number<'a>);
 
@@ -37,7 +37,7 @@ pub(crate) struct MembersView<'a>(std::slice::Iter<'a, (Cow<'a, str>, Tree<'a>)>
 
 pub(crate) struct ElementsView<'a>(std::slice::Iter<'a, Tree<'a>>);
 
-/// Holds a string that is looked at as a value.
+/// Holds a string that is viewed as a value.
 #[derive(Default)]
 pub(crate) struct Buffer(Option<Tree<'static>>);
 
@@ -130,7 +130,7 @@ impl<'a> Node<'a, Metered> for ValueView<'a> {
         equal(self.0, expected)
     }
 
-    /// For errors only, which must be about the value itself even when nothing is left.
+    /// For errors only, which must be about the value itself even if no steps are left.
     fn to_value(&self) -> Cow<'a, Value> {
         spend_on_error(|| weight(self.0));
         Cow::Owned(to_value(self.0))
@@ -145,7 +145,7 @@ impl<'a> Node<'a, Metered> for ValueView<'a> {
 // === impl NumberView ===
 
 impl NumberView<'_> {
-    /// The number, unless comparing it as 64 bits would compare another one: the check ends then.
+    /// The number, unless comparing it as 64 bits would compare a different one: then the check ends.
     fn comparable(&self) -> Option<Number<'_>> {
         if self.0.fits_64_bits() {
             return Some(self.0);
@@ -236,7 +236,7 @@ impl<'a> Array<'a, Metered> for ArrayView<'a> {
         ElementsView(self.0.iter())
     }
 
-    /// In linear time: the crate's own comparison is by a hash in which nested arrays collide.
+    /// In linear time: the crate's own comparison uses a hash in which nested arrays collide.
     fn is_unique(&self) -> bool {
         let mut known = HashSet::with_capacity(self.0.len());
         self.0.iter().all(|item| {

@@ -1,4 +1,4 @@
-//! What a check reports of a value that breaks its schema: never more of the value than the path to the fault.
+//! What a check reports about a value that breaks its schema: nothing of the value beyond the path to the fault.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ impl fmt::Display for Violation {
 }
 
 impl Violation {
-    /// A value that has no tree.
+    /// For a value that has no tree.
     pub(crate) fn of_tree(error: &TreeError) -> Self {
         let (path, message) = match error {
             TreeError::Duplicate { path, name } => {
@@ -50,7 +50,7 @@ impl Violation {
         }
     }
 
-    /// A fault of no certain place.
+    /// A fault without a definite place.
     pub(crate) fn of_all(message: &str) -> Self {
         Self {
             path: String::new(),
@@ -65,7 +65,7 @@ impl Violation {
     }
 }
 
-/// A text as it goes into a message.
+/// A text, cut to the length that goes into a message.
 pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(MESSAGE_LIMIT).collect()
 }

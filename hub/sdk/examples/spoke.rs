@@ -45,7 +45,7 @@ async fn buy(article: Article, context: Context) -> Result<String, Failure> {
     Ok(format!("bought {} in call {}", article.number, context.request_id()))
 }
 
-/// Counts down, a number at a time.
+/// Counts down, one number at a time.
 fn countdown(from: u32) -> impl Stream<Item = Result<u32, Failure>> {
     async_stream::stream! {
         for left in (0..=from).rev() {

@@ -1,8 +1,8 @@
 //! The client: calls, subscriptions and events over one WebSocket, lists and keys over HTTP.
 //!
-//! The WebSocket is opened by the first call, subscription or event stream. When that first attempt fails, its caller
-//! is reported at once; later the client reconnects by itself (full jitter, 250 ms to 15 s) and callers wait, until their
-//! time is up: then they get the reason why there is no connection.
+//! The WebSocket is opened by the first call, subscription or event stream. If that first attempt fails, the caller is
+//! told at once. Later the client reconnects by itself (full jitter, 250 ms to 15 s) while callers wait until their
+//! time is up; then they get the reason why there is no connection.
 
 mod admin;
 mod body;
@@ -38,13 +38,14 @@ pub(crate) use self::request::{new_id, now_ms, payload};
 use crate::Error;
 use crate::endpoint::HubEndpoint;
 
-/// A call without a deadline of its own ends after this long.
+/// How long a call without a deadline of its own may take.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The hub's own answer to a deadline is better than ours (it knows whether the spoke had the call): it gets so long.
+/// The hub's own answer to a deadline is better than ours, since it knows whether the spoke had the call. It gets this
+/// much longer.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The settings of each builder about the way into a hub.
+/// Settings that all builders share: how to get into a hub.
 macro_rules! access_settings {
     () => {
         /// The key.
@@ -53,7 +54,7 @@ macro_rules! access_settings {
             self
         }
 
-        /// PEM file with authorities to trust besides the system's.
+        /// PEM file with certificate authorities to trust besides the system's.
         pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
             self.ca_file = Some(path.into());
             self
@@ -105,8 +106,8 @@ impl Client {
     /// Calls an operation and waits for its value. Dropping the future aborts the call at the spoke.
     ///
     /// # Errors
-    /// [`Error::Call`] when the hub or the spoke gave a reason; [`Error::Lost`] and [`Error::Timeout`] when neither did;
-    /// [`Error::Unreachable`] and [`Error::Untrusted`] when there was no connection to send it over.
+    /// [`Error::Call`] if the hub or the spoke gave a reason; [`Error::Lost`] and [`Error::Timeout`] if neither did;
+    /// [`Error::Unreachable`] and [`Error::Untrusted`] if there was no connection to send it over.
     pub async fn call<I, O>(&self, operation: &str, input: &I) -> Result<O, Error>
     where
         I: Serialize + ?Sized,
@@ -131,7 +132,7 @@ impl Client {
             .map_err(|e| Error::decode(format!("the output of `{name}`"), e))
     }
 
-    /// Calls an operation with JSON as it is and answers with its `data` as it is.
+    /// Calls an operation with JSON as it is, and returns its `data` as it is.
     ///
     /// # Errors
     /// As [`Client::call`].
@@ -171,7 +172,7 @@ impl Client {
     /// Starts a subscription. Dropping the stream aborts it at the spoke.
     ///
     /// # Errors
-    /// The hub cannot be reached; an error of the hub or the spoke comes as the stream's last item.
+    /// The hub cannot be reached. An error from the hub or the spoke comes as the stream's last item.
     pub async fn subscribe<I, O>(&self, operation: &str, input: &I) -> Result<Items<O>, Error>
     where
         I: Serialize + ?Sized,
@@ -212,11 +213,11 @@ impl Client {
             .map_err(|_| Error::Timeout(self.0.timeout))?
     }
 
-    /// Follows a topic, `type:id` or `type:*`. Resolves once the hub has confirmed: whatever is published after that
-    /// is seen, or a [`Delivery::Gap`] stands in its place. Dropping the stream unsubscribes.
+    /// Follows a topic, `type:id` or `type:*`. Resolves once the hub has confirmed: everything published after that is
+    /// seen, or a [`Delivery::Gap`] takes its place. Dropping the stream unsubscribes.
     ///
     /// # Errors
-    /// The topic is not valid, the hub cannot be reached or refuses.
+    /// The topic is not valid, the hub cannot be reached, or it refuses.
     pub async fn events(&self, topic: &str) -> Result<Events, Error> {
         let filter: TopicFilter = topic.parse()?;
         let end = Instant::now() + self.0.timeout;
@@ -242,13 +243,13 @@ impl Drop for Inner {
 impl Builder {
     access_settings!();
 
-    /// The timeout of a call that sets none; 30 s by default.
+    /// The timeout of calls that set none; 30 s by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Checks the settings; nothing is connected yet.
+    /// Checks the settings; does not connect yet.
     ///
     /// # Errors
     /// [`Error::Setting`].

@@ -1,4 +1,4 @@
-//! Where a hub is and how to get in: its address, the key, whom to trust.
+//! Where a hub is and how to get in: its address, the key, and which certificates to trust.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -26,25 +26,25 @@ use crate::Error;
 /// One open WebSocket.
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Time for a connection: name, TCP, TLS and upgrade together.
+/// Time limit for a connection: name lookup, TCP, TLS and upgrade together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for one to an address that a hub has named: where it leads nowhere the usual one is still to be tried.
+/// The same for an address that a hub has named: if it leads nowhere, the usual address is still to be tried.
 const TARGET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pauses between tries to connect, and to be given a topic.
 pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
-/// The longest wait before another try to connect that whoever refuses one is given.
+/// The longest wait before another connection attempt that a refusal can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The read buffer of a socket; tungstenite would take 128 KiB.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Tries at an address with a hub to be avoided, before any hub will do.
+/// Attempts at reaching a hub other than the one to avoid, before any hub will do.
 pub(crate) const TRIES: u32 = 4;
 
-/// A hub's address, a key and the authorities to trust.
+/// A hub's address, a key and the certificate authorities to trust.
 #[derive(Clone)]
 pub(crate) struct HubEndpoint {
     base: Url,
@@ -55,7 +55,7 @@ pub(crate) struct HubEndpoint {
     avoid: Option<Avoid>,
 }
 
-/// Says, when a connection is opened, which hub is not to have it.
+/// Called when a connection is opened; returns the hub that must not get it.
 type Avoid = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 // === impl HubEndpoint ===
@@ -75,7 +75,7 @@ impl HubEndpoint {
         })
     }
 
-    /// The same, but no WebSocket is opened to the hub that `avoid` names at that time by its `hubId`: that hub refuses it.
+    /// The same, but no WebSocket is opened to the hub whose `hubId` `avoid` returns at that time: that hub refuses it.
     pub(crate) fn avoiding(&self, avoid: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
         Self {
             avoid: Some(Arc::new(avoid)),
@@ -83,7 +83,7 @@ impl HubEndpoint {
         }
     }
 
-    /// Where to dial after so many tries: at [`TRIES`] any hub will do.
+    /// The endpoint after so many tries: from [`TRIES`] on, any hub will do.
     pub(crate) fn after(&self, tries: u32) -> Self {
         Self {
             avoid: self.avoid.clone().filter(|_| tries < TRIES),
@@ -102,10 +102,10 @@ impl HubEndpoint {
         self.address.map_or_else(|| self.url().to_owned(), at)
     }
 
-    /// The address of a route, `segments` escaped.
+    /// The URL of a route, with `segments` escaped.
     ///
     /// # Errors
-    /// A segment is `.` or `..`: however it is spelled, it means another path to everybody on the way.
+    /// A segment is `.` or `..`: however it is spelled, every proxy on the way would take it for another path.
     pub(crate) fn route(&self, segments: &[&str]) -> Result<Url, Error> {
         if let Some(dots) = segments.iter().find(|segment| is_dots(segment)) {
             return Err(Error::Setting {
@@ -143,12 +143,13 @@ impl HubEndpoint {
             })
     }
 
-    /// The same, but connections go to the address of one pod, which a hub has named. All else stays as it is set: the name that a
-    /// certificate must have above all, so that nobody gets the key who would not have got it at the usual address.
+    /// The same, but connections go to the address of one pod, which a hub has named. Everything else stays as it is
+    /// set, above all the name that a certificate must have: nobody gets the key who would not have got it at the usual
+    /// address.
     ///
     /// # Errors
-    /// It is no address, or this is no place from which a pod's can be meant: the hub is not dialled by the name of a Service, or
-    /// behind a path; or it would be dialled by another scheme.
+    /// It is not an address, or a pod's address makes no sense from here: the hub is not dialled by the name of a
+    /// Service, or is behind a path, or the scheme differs.
     pub(crate) fn at(&self, url: &str) -> Result<Self, Error> {
         let wrong = |reason: &str| Error::Setting {
             setting: "the hub's target",
@@ -173,7 +174,7 @@ impl HubEndpoint {
         })
     }
 
-    /// Opens a WebSocket; dropping the future gives the attempt up.
+    /// Opens a WebSocket; dropping the future gives up the attempt.
     pub(crate) async fn dial(&self) -> Result<Socket, Error> {
         let time = self.address.map_or(CONNECT_TIMEOUT, |_| TARGET_TIMEOUT);
         let attempt = tokio::time::timeout(time, self.attempt());
@@ -246,15 +247,15 @@ impl fmt::Debug for HubEndpoint {
     }
 }
 
-/// How long to wait before another try to connect: as long as was asked for, else as often as it has failed.
+/// How long to wait before another attempt to connect: as long as was asked for, otherwise according to the failures.
 pub(crate) fn pause(error: &Error, backoff: &mut Backoff) -> Duration {
     let asked = error.retry_after().filter(|wait| !wait.is_zero());
     let asked = asked.map(|wait| wait.min(LONGEST_WAIT));
-    // Not sooner; and who was refused together does not come back together.
+    // No sooner than asked, and with jitter, so that peers refused together do not come back together.
     asked.map_or_else(|| backoff.pause(), |wait| wait.max(alkhub_retry::jittered(wait)))
 }
 
-/// Whether a name means another path where it is a part of one.
+/// Whether a name would change the path if used as a segment of it.
 pub(crate) fn is_dots(segment: &str) -> bool {
     [".", ".."].contains(&segment)
 }
@@ -272,7 +273,7 @@ fn reason(response: &ws_http::Response<Option<Vec<u8>>>) -> String {
     })
 }
 
-/// The seconds of a `Retry-After`; a date is taken for none.
+/// The seconds of a `Retry-After`; a date is ignored.
 fn retry_after(response: &ws_http::Response<Option<Vec<u8>>>) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse();
     seconds.ok().map(Duration::from_secs)
@@ -308,7 +309,7 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
     Ok(value)
 }
 
-/// The system's authorities and those of `ca_file`; none are read for plain HTTP.
+/// The system's certificate authorities and those of `ca_file`; none are read for plain HTTP.
 fn tls(encrypted: bool, ca_file: Option<&Path>) -> Result<rustls::ClientConfig, Error> {
     let mut roots = rustls::RootCertStore::empty();
     if encrypted {
@@ -461,7 +462,7 @@ mod tests {
         }
     }
 
-    /// What comes first over a connection to an address that a hub has named.
+    /// The first bytes sent over a connection to an address that a hub has named.
     async fn first_bytes(base: &str, scheme: &str) -> Vec<u8> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let target = format!("{scheme}://{}", listener.local_addr().expect("bound"));

@@ -1,4 +1,4 @@
-//! Why something asked of a hub did not happen.
+//! Why a request to a hub failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use alkhub_protocol::register::OperationResult;
 use alkhub_protocol::topic::InvalidTopic;
 use alkhub_protocol::{CallError, CloseCode, Code, Delivered, Problem};
 
-/// One variant per thing that a program can do about it.
+/// One variant for each thing that a program can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// A setting of a builder cannot be used.
     #[error("{setting} is not valid: {reason}")]
     Setting {
-        /// Which.
+        /// Which setting.
         setting: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -33,18 +33,18 @@ pub enum Error {
         /// Why.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// What answers at the address cannot be trusted. The first connection fails with it; one that was there before is
-    /// tried again, since a certificate can be replaced.
+    /// What answers at the address cannot be trusted. This fails only the first connection; later ones are tried again,
+    /// since a certificate can be replaced.
     #[error("cannot trust the hub at {url}: {distrust}")]
     Untrusted {
         /// The address.
         url: String,
-        /// What is wrong, and the cure.
+        /// What is wrong, and the remedy.
         distrust: Distrust,
-        /// The error of TLS.
+        /// The TLS error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The hub, or something before it, did not let the connection in, or closed it.
+    /// The hub, or a proxy before it, did not let the connection in, or closed it.
     #[error("the hub at {url} {} {status}: {reason}", did(*status))]
     Refused {
         /// The address.
@@ -90,32 +90,32 @@ pub enum Error {
     TooLarge {
         /// Its size.
         size: usize,
-        /// What may be sent.
+        /// The limit.
         limit: usize,
     },
     /// The client or the spoke was closed.
     #[error("closed")]
     Closed,
-    /// A panic ended the task that keeps the connection: a fault of this crate, or of what the program has it call (a
-    /// subscriber of `tracing`).
+    /// A panic ended the task that keeps the connection: a fault in this crate, or in code of the program that it calls
+    /// (a subscriber of `tracing`).
     #[error("the task that keeps the connection to the hub panicked")]
     Panicked,
 }
 
-/// Why a hub cannot be trusted: one variant per cure.
+/// Why a hub cannot be trusted; one variant per remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Distrust {
-    /// The certificate is of an authority that is not known here.
+    /// The certificate was issued by an authority that is not trusted here.
     #[error("no authority that is trusted here issued its certificate (`ca_file` adds one)")]
     Authority,
-    /// The certificate does not have the host of the address.
+    /// The certificate is not for the host in the URL.
     #[error("its certificate is for another name (the URL must have one of its names)")]
     Name,
     /// The certificate is expired or not valid yet.
     #[error("its certificate is not valid now (renew it, or set the clock)")]
     Time,
-    /// The certificate is an authority's own, as `openssl req -x509` makes them: no server may show it.
+    /// The certificate is that of an authority itself, as `openssl req -x509` makes them: no server may use it.
     #[error(
         "its certificate is self-signed as an authority's own (CA:TRUE), which no server may show (give the hub one with CA:FALSE)"
     )]
@@ -131,7 +131,7 @@ pub enum Distrust {
 // === impl Error ===
 
 impl Error {
-    /// The hub's or the spoke's code, where one of them sent one.
+    /// The code from the hub or the spoke, if one of them sent one.
     pub fn code(&self) -> Option<&Code> {
         match self {
             Self::Call(error) => Some(&error.code),
@@ -140,8 +140,8 @@ impl Error {
         }
     }
 
-    /// Whether the same request may be sent again as it is. For [`Error::Lost`] and [`Error::Timeout`] that depends
-    /// on the operation: see [`Error::delivered`].
+    /// Whether the same request may be sent again as it is. For [`Error::Lost`] and [`Error::Timeout`] that depends on
+    /// the operation: see [`Error::delivered`].
     pub fn retryable(&self) -> bool {
         match self {
             Self::Call(error) => error.retryable,
@@ -152,7 +152,7 @@ impl Error {
         }
     }
 
-    /// How long to wait before another try, where the hub, or something before it, names a time.
+    /// How long to wait before another try, if the hub or a proxy before it names a time.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Call(error) => error.retry_after_ms.map(Duration::from_millis),
@@ -172,7 +172,7 @@ impl Error {
         }
     }
 
-    /// An error of a connection: [`Error::Untrusted`] when it is one of trust, else [`Error::Unreachable`].
+    /// An error of a connection: [`Error::Untrusted`] if it is about trust, otherwise [`Error::Unreachable`].
     pub(crate) fn connection(url: String, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         match tls(&source).and_then(|tls| Some((Distrust::of(tls)?, tls.clone()))) {
             Some((distrust, tls)) => Self::Untrusted {
@@ -197,7 +197,7 @@ impl Error {
         }
     }
 
-    /// Whether another connection of the same instance has taken the place of this one.
+    /// Whether another connection of the same instance has replaced this one.
     pub(crate) fn is_replaced(&self) -> bool {
         match self {
             Self::Refused { status, .. } => CloseCode::of(*status) == Some(CloseCode::Replaced),
@@ -206,7 +206,7 @@ impl Error {
         }
     }
 
-    /// Why a task is dropped that did not end by itself: it panicked, or its runtime shuts down.
+    /// Why a task was dropped before it ended by itself: it panicked, or its runtime shuts down.
     pub(crate) fn of_drop() -> Self {
         if std::thread::panicking() {
             Self::Panicked
@@ -222,7 +222,7 @@ impl Error {
         }
     }
 
-    /// An answer that cannot be read for another reason than its JSON.
+    /// An answer that cannot be read for a reason other than its JSON.
     pub(crate) fn unreadable(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::decode(what, serde::de::Error::custom(reason))
     }
@@ -235,19 +235,19 @@ impl Error {
 // === impl Distrust ===
 
 impl Distrust {
-    /// What a failed handshake was about, if it was about trust.
+    /// What was wrong in a failed handshake, if it was about trust.
     fn of(error: &rustls::Error) -> Option<Self> {
         use rustls::{CertificateError as Fault, Error as Tls, InvalidMessage};
         Some(match error {
             Tls::InvalidCertificate(fault) => match fault {
-                // An authority of the same name with another key gives a bad signature.
+                // An authority of the same name with another key shows as a bad signature.
                 Fault::UnknownIssuer | Fault::BadSignature => Self::Authority,
                 Fault::NotValidForName | Fault::NotValidForNameContext { .. } => Self::Name,
                 Fault::Expired
                 | Fault::ExpiredContext { .. }
                 | Fault::NotValidYet
                 | Fault::NotValidYetContext { .. } => Self::Time,
-                // It has no variant of its own.
+                // This case has no variant of its own.
                 Fault::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => Self::SelfSigned,
                 _ => Self::Certificate,
             },
@@ -257,14 +257,14 @@ impl Distrust {
     }
 }
 
-/// The error of TLS among an error and its sources.
+/// The TLS error among an error and its sources.
 fn tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref() {
             return Some(tls);
         }
-        // An I/O error gives the source of what it holds, and not what it holds.
+        // An I/O error returns the source of the error it holds, skipping that error itself.
         next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
             Some(held) => Some(held),
             None => error.source(),
@@ -279,8 +279,8 @@ impl From<CallError> for Error {
     }
 }
 
-/// Whether coming again as before cannot help: a key that is not valid (401) or was revoked, an instance whose place
-/// another took, no hub at the address. A suspended spoke (403, and its close code) may be resumed and comes again.
+/// Whether connecting again unchanged cannot help: a key that is not valid (401) or was revoked, an instance that was
+/// replaced, no hub at the address. A suspended spoke (403, and its close code) may be resumed, so it tries again.
 fn permanent(status: u16) -> bool {
     match CloseCode::of(status) {
         Some(CloseCode::Revoked | CloseCode::Replaced) => true,
@@ -299,7 +299,7 @@ fn permanent(status: u16) -> bool {
     }
 }
 
-/// Codes of WebSockets begin at 1000, where those of HTTP are over.
+/// WebSocket close codes begin at 1000, above all HTTP codes.
 fn did(status: u16) -> &'static str {
     if status < 1000 {
         "refused the connection with status"

@@ -1,9 +1,10 @@
 //! What one end knows of a session that the hub keeps: its id, what was received, and what may have to be sent again.
 //!
 //! Invariants
-//! - Both ends count alike: every message but those with which they keep the session itself, from the `__hello` on.
+//! - Both ends count alike: every message from the `__hello` on, except those that maintain the session itself.
 //! - Until the hub has said whether it keeps the session, everything is kept as if it did.
-//! - What is kept has a bound: over it the oldest are forgotten, and a hub that lacks one of them cannot go on.
+//! - What is kept is bounded: beyond that the oldest messages are forgotten, and a hub that lacks one of them cannot
+//!   resume the session.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,47 +15,47 @@ use alkhub_protocol::frame::session::{HASHES, HUBS, Hello, MIGRATE, Migrate, RES
 use alkhub_queue::{Limits, Unacknowledged};
 use bytes::Bytes;
 
-/// Messages that are kept until the hub acknowledges them.
+/// How much is kept until the hub acknowledges it.
 const MOST: Limits = Limits {
     items: 4_096,
     bytes: 4 * 1024 * 1024,
 };
 
-/// Messages after which the hub is told that they were received ...
+/// The hub is told what was received after this many messages ...
 const ACK_MESSAGES: u64 = 64;
 
-/// ... and their bytes.
+/// ... or this many bytes.
 const ACK_BYTES: usize = 64 * 1024;
 
-/// How every message of the session's own begins, as a hub writes it: the others need no second look.
+/// How the session's own messages begin, as a hub writes them: all others need no second look.
 const CONTROL: &[u8] = b"{\"type\":\"__";
 
-/// The one of them that begins otherwise.
+/// The one of them that begins differently.
 const MOVING: &[u8] = b"{\"type\":\"hub.migrate\"";
 
 /// A session as its peer knows it.
 #[derive(Debug)]
 pub(crate) struct KeptSession {
     standing: Standing,
-    /// What left and is not acknowledged.
+    /// What was sent and is not acknowledged.
     unacknowledged: Unacknowledged<Bytes>,
     received: u64,
-    /// Of these, those of which the hub was told, and the bytes of the others.
+    /// How many of those the hub has been told about, and the bytes of the rest.
     told: u64,
     untold_bytes: usize,
-    /// Whether the hub is about to be told.
+    /// Whether an acknowledgement is already queued.
     ack_waits: bool,
-    /// The hub asks to go on with the session on another one.
+    /// The hub asks for the session to move to another one.
     migrate: Option<Migrate>,
     /// The hub that serves it, as it names itself.
     hub: Option<String>,
-    /// Whether hubs are to tell how many there are.
+    /// Whether to ask hubs how many of them there are.
     asks_for_hubs: bool,
-    /// What one has just told.
+    /// What a hub has just answered to that.
     hubs: Option<u32>,
-    /// Whether specifications are to be named by their hash.
+    /// Whether to name specifications by their hash.
     asks_for_hashes: bool,
-    /// Whether the hub that serves it takes that; `None` before it has said so.
+    /// Whether the hub that serves the session accepts hashes; `None` before it has said so.
     hashes: Option<bool>,
 }
 
@@ -63,22 +64,22 @@ enum Standing {
     /// The hub has not answered the `__hello`.
     #[default]
     Asked,
-    /// It keeps the session for so long.
+    /// It keeps the session for this long.
     Granted { id: String, time: Duration },
-    /// It does not.
+    /// It does not keep the session.
     Plain,
 }
 
-/// What a message of the hub is.
+/// What kind of message the hub sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HubMessage {
-    /// For the reader, and whether the hub is to be told what was received.
+    /// For the reader; `ack` says whether the hub is to be told what was received.
     Message { ack: bool },
     /// The session's own.
     Control,
-    /// The session's own: it is to go on over another connection.
+    /// The session's own: the session is to go on over another connection.
     Migrate,
-    /// The session's own: so many hubs take connections.
+    /// The session's own: this many hubs take connections.
     Hubs(u32),
 }
 
@@ -106,7 +107,7 @@ impl KeptSession {
         })
     }
 
-    /// The session is to go on over another connection within this time, where the hub keeps it.
+    /// Has the session go on over another connection within this time, if the hub keeps it.
     pub(crate) fn move_on(&mut self, time: Duration) {
         self.migrate = self.time().map(|_| Migrate {
             deadline_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
@@ -115,12 +116,12 @@ impl KeptSession {
         });
     }
 
-    /// Whether nothing may leave until the hub has acknowledged something: else it could not go on with the session.
+    /// Whether nothing may be sent until the hub acknowledges something: otherwise it could not resume the session.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self.standing, Standing::Granted { .. }) && self.unacknowledged.is_full()
     }
 
-    /// Whether more bytes than these may be on their way: they are not acknowledged, or nobody counts them.
+    /// Whether more than this many bytes may be on their way: unacknowledged, or not counted at all.
     pub(crate) fn owes(&self, bytes: usize) -> bool {
         match self.standing {
             Standing::Granted { .. } => self.unacknowledged.bytes() > bytes || self.unacknowledged.is_full(),
@@ -128,17 +129,17 @@ impl KeptSession {
         }
     }
 
-    /// Hubs are to tell how many there are.
+    /// From now on, hubs are asked how many of them there are.
     pub(crate) fn ask_for_hubs(&mut self) {
         self.asks_for_hubs = true;
     }
 
-    /// Specifications are to be named by their hash, where the hub takes that.
+    /// From now on, specifications are named by their hash if the hub accepts that.
     pub(crate) fn ask_for_hashes(&mut self) {
         self.asks_for_hashes = true;
     }
 
-    /// Whether the hub that serves the session takes hashes; `None` before it has said so.
+    /// Whether the hub that serves the session accepts hashes; `None` before it has said so.
     pub(crate) fn hashes(&self) -> Option<bool> {
         self.hashes
     }
@@ -148,7 +149,7 @@ impl KeptSession {
         self.hub.as_deref()
     }
 
-    /// This hub serves the session from now on.
+    /// Notes that this hub serves the session from now on.
     pub(crate) fn reached(&mut self, welcome: &Welcome) {
         self.hub = Some(welcome.hub_id.clone());
         self.hashes = Some(welcome.grants(HASHES));
@@ -162,19 +163,19 @@ impl KeptSession {
         }
     }
 
-    /// Nobody comes back to the session.
+    /// Gives the session up: nobody comes back to it.
     pub(crate) fn lose(&mut self) {
         self.standing = Standing::Plain;
         self.hashes.get_or_insert(false);
         self.unacknowledged = Unacknowledged::counting(MOST);
     }
 
-    /// What the hub asks for, if it wants the session to go on elsewhere; asking answers it.
+    /// The hub's request to move the session, if there is one; each is returned once.
     pub(crate) fn take_migrate(&mut self) -> Option<Migrate> {
         self.migrate.take()
     }
 
-    /// A message leaves.
+    /// Notes that a message is sent.
     pub(crate) fn sent(&mut self, message: &Bytes) {
         if matches!(self.standing, Standing::Plain) {
             return;
@@ -182,7 +183,7 @@ impl KeptSession {
         self.unacknowledged.push(message.clone());
     }
 
-    /// Tells the hub what was received.
+    /// The message that tells the hub what was received.
     pub(crate) fn ack(&mut self) -> Bytes {
         self.told = self.received;
         self.untold_bytes = 0;
@@ -190,14 +191,14 @@ impl KeptSession {
         encode::ack(self.received)
     }
 
-    /// Whether the hub does not know of everything that was received; it is about to be told then.
+    /// Whether there is something received that the hub has not been told; if so, it is about to be.
     pub(crate) fn has_news(&mut self) -> bool {
         let news = self.time().is_some() && self.received > self.told && !self.ack_waits;
         self.ack_waits |= news;
         news
     }
 
-    /// Takes a message of the hub.
+    /// Notes a message from the hub.
     pub(crate) fn received(&mut self, message: &Bytes) -> HubMessage {
         let is_control = message.starts_with(CONTROL) || message.starts_with(MOVING);
         if is_control && self.is_own(message) {
@@ -208,7 +209,7 @@ impl KeptSession {
             };
         }
         match self.standing {
-            // It passed over the `__hello`.
+            // The hub ignored the `__hello`.
             Standing::Asked => self.lose(),
             Standing::Granted { .. } => {
                 self.received += 1;
@@ -222,7 +223,7 @@ impl KeptSession {
         }
     }
 
-    /// Whether it is a message of the session's own, which is acted on then.
+    /// Whether it is one of the session's own messages; if so, acts on it.
     fn is_own(&mut self, message: &Bytes) -> bool {
         let Ok((frame, _)) = Frame::decode(message) else {
             return false;
@@ -260,17 +261,18 @@ impl KeptSession {
         self.unacknowledged.acknowledge(count).expect("so many were sent");
     }
 
-    /// What left and was not acknowledged.
+    /// What was sent and is not acknowledged.
     pub(crate) fn unreceived(&self) -> impl Iterator<Item = &Bytes> {
         self.unacknowledged.kept()
     }
 
-    /// Keeps none of that any more: nobody comes back to the session.
+    /// Drops all of that: nobody comes back to the session.
     pub(crate) fn forget_sent(&mut self) {
         self.unacknowledged.clear();
     }
 
-    /// What the hub, which has received so many messages, did not receive: it leaves again, with the numbers that it had.
+    /// The messages that the hub, having received so many, has not received: they are sent again, with their old
+    /// numbers.
     pub(crate) fn rewind(&mut self, received: u64) -> Result<VecDeque<Bytes>, String> {
         let kept = &self.unacknowledged;
         kept.check(received).map_err(|_| {

@@ -1,4 +1,4 @@
-//! Logs why there is no connection: each new cause once, and for debugging each time.
+//! Logs why there is no connection: each new cause once, and every occurrence at debug level.
 
 use alkhub_protocol::Chain;
 
@@ -11,7 +11,7 @@ pub(crate) struct LastCause(String);
 // === impl LastCause ===
 
 impl LastCause {
-    /// Logs that `who` tries again, and why it must.
+    /// Logs that `who` tries again, and why.
     pub(crate) fn log(&mut self, who: &'static str, error: &Error) {
         let cause = Chain::of(error).to_string();
         if cause == self.0 {
@@ -24,7 +24,7 @@ impl LastCause {
         self.0 = cause;
     }
 
-    /// There is a connection: the same cause is new again.
+    /// There is a connection: the next failure is logged even if its cause is the same.
     pub(crate) fn connected(&mut self) {
         self.0.clear();
     }

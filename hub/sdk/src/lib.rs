@@ -1,7 +1,7 @@
 //! Rust SDK of alkhub: call operations, follow events, offer operations.
 //!
 //! [`Client`] calls, subscribes, publishes and follows events; [`Spoke`] offers operations with typed handlers. Both
-//! speak the plain wire of alkhub over one WebSocket and reconnect by themselves.
+//! speak the plain wire of alkhub over WebSockets and reconnect by themselves.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), alkhub_sdk::Error> {

@@ -1,12 +1,11 @@
 //! What is to be sent to the hub, in order and within bounds.
 //!
-//! The queue may outlive the socket: where the hub keeps the session, another socket goes on with it
-//! ([`crate::session`]).
+//! The queue may outlive the socket: if the hub keeps the session, it goes on over another socket ([`crate::session`]).
 //!
 //! Invariants
-//! - Messages leave in the order in which they were queued.
-//! - Whatever was queued before [`Outbox::close`] leaves before the queue is at its end.
-//! - Refusals of what the hub asks for are bounded: where it takes none, [`Outbox::stalled`] says so.
+//! - Messages are sent in the order in which they were queued.
+//! - Whatever was queued before [`Outbox::close`] is sent before the queue ends.
+//! - Refusals of what the hub asks for are bounded: if the hub does not read them, [`Outbox::stalled`] reports it.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -23,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kept::{HubMessage, KeptSession};
 
-/// What may wait to be sent; over it senders wait.
+/// How much may wait to be sent; beyond that senders wait.
 const OUTBOX_LIMITS: Limits = Limits {
     items: 65_536,
     bytes: 4 * 1024 * 1024,
 };
 
-/// What leaves at once: a part of what is kept of messages that are not acknowledged.
+/// How much is sent at once: a part of what is kept of unacknowledged messages.
 const BATCH: Limits = Limits {
     items: 256,
     bytes: 64 * 1024,
@@ -45,22 +44,22 @@ const ANSWERS: [&[u8]; 2] = [b"{\"type\":\"call.responded\"", b"{\"type\":\"call
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outbox(Arc<Shared>);
 
-/// The socket is no more; the message was not sent.
+/// The socket is gone; the message was not sent.
 #[derive(Debug)]
 pub(crate) struct Gone;
 
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
-    /// Room again.
+    /// Notified when there is room again.
     room: Notify,
-    /// The hub asks to go on with the session on another one.
+    /// Notified when the hub asks for the session to move to another one.
     moves: Notify,
-    /// More refusals wait than may.
+    /// Cancelled when more refusals wait than are allowed.
     is_stalled: CancellationToken,
-    /// How many hubs take connections; 0 while none has said so.
+    /// How many hubs take connections; 0 until a hub has said so.
     hubs: watch::Sender<u32>,
-    /// Whether the hub takes hashes of specifications; nothing while it has not said so.
+    /// Whether the hub accepts hashes of specifications; `None` until it has said so.
     hashes: watch::Sender<Option<bool>>,
 }
 
@@ -68,11 +67,11 @@ struct Shared {
 struct Waiting {
     /// Ended when the socket is to close.
     queue: Queue<Unsent>,
-    /// Of what is queued, refusals.
+    /// How many of the queued messages are refusals.
     refusals: usize,
     /// The close frame is on its way, or the session has ended.
     is_gone: bool,
-    /// Of a session that has ended, the answers that its hub may lack.
+    /// The answers that the hub of an ended session may lack.
     left: Vec<Bytes>,
     /// What is known of the session at the hub.
     kept: KeptSession,
@@ -81,17 +80,17 @@ struct Waiting {
 #[derive(Debug)]
 enum Unsent {
     Message(Bytes),
-    /// A message that says no, of which there may be [`REFUSALS`].
+    /// A refusal; there may be [`REFUSALS`] of them.
     Refusal(Bytes),
     Ping,
-    /// What was received so far.
+    /// Tells the hub what was received so far.
     Ack,
 }
 
 // === impl Outbox ===
 
 impl Outbox {
-    /// Queues a message, waiting for room. A dropped future has queued nothing.
+    /// Queues a message, waiting for room. If the future is dropped, nothing was queued.
     pub(crate) async fn send(&self, message: Bytes) -> Result<(), Gone> {
         loop {
             let room = self.0.room.notified();
@@ -99,7 +98,8 @@ impl Outbox {
             room.as_mut().enable();
             {
                 let mut waiting = self.0.waiting.lock();
-                // The last one may be over the limit by its own bytes: else a large one would wait while small ones overtake it.
+                // The last message may exceed the limit by its own size: otherwise a large one would wait while small
+                // ones overtake it.
                 match waiting.queue.room(0, OUTBOX_LIMITS) {
                     Ok(()) => {
                         let waiter = waiting.queue.add(Unsent::Message(message));
@@ -115,14 +115,14 @@ impl Outbox {
         }
     }
 
-    /// Queues a short message of which there is at most one for each running call or topic, room or not; while the
-    /// socket is closing too, as long as the close frame has not left.
+    /// Queues a short message, of which there is at most one per running call or topic, whether there is room or not.
+    /// This works even while the socket is closing, until the close frame has been sent.
     pub(crate) fn push(&self, message: Bytes) {
         self.add(Unsent::Message(message));
     }
 
-    /// Queues the refusal of something that the hub asked for. The hub asks as often as it likes: where too many wait, it
-    /// does not read, and the socket is given up.
+    /// Queues the refusal of something that the hub asked for. The hub may ask as often as it likes: if too many
+    /// refusals wait, it is not reading, and the socket is given up.
     pub(crate) fn refuse(&self, message: Bytes) {
         {
             let mut waiting = self.0.waiting.lock();
@@ -137,7 +137,7 @@ impl Outbox {
         self.add(Unsent::Refusal(message));
     }
 
-    /// Whether messages are taken.
+    /// Whether messages are accepted.
     pub(crate) fn is_open(&self) -> bool {
         !self.0.waiting.lock().queue.has_ended()
     }
@@ -149,12 +149,12 @@ impl Outbox {
         self.0.room.notify_waiters();
     }
 
-    /// Asks the hub for a sign of life.
+    /// Sends the hub a ping.
     pub(crate) fn ping(&self) {
         self.add(Unsent::Ping);
     }
 
-    /// Resolves when the hub asks for more than it reads answers to.
+    /// Resolves when the hub asks for more without reading the answers.
     pub(crate) async fn stalled(&self) {
         self.0.is_stalled.cancelled().await;
     }
@@ -168,7 +168,8 @@ impl Outbox {
         }
     }
 
-    /// Ends it: nothing is taken any more, and what waits is dropped; but the answers to calls stay, for [`Outbox::take_left`].
+    /// Ends the queue: nothing more is accepted and what waits is dropped, except for the answers to calls, which stay
+    /// for [`Outbox::take_left`].
     pub(crate) fn end(&self) {
         let mut waiting = self.0.waiting.lock();
         waiting.is_gone = true;
@@ -182,17 +183,17 @@ impl Outbox {
         self.0.room.notify_waiters();
     }
 
-    /// The answers to calls that the hub may lack, in order; while the session has no connection none of them goes.
+    /// The answers to calls that the hub may lack, in order; while the session has no connection, none of them is sent.
     pub(crate) fn answers(&self) -> Vec<Bytes> {
         self.0.waiting.lock().answers()
     }
 
-    /// The same of a session that has ended.
+    /// The same for a session that has ended.
     pub(crate) fn take_left(&self) -> Vec<Bytes> {
         std::mem::take(&mut self.0.waiting.lock().left)
     }
 
-    /// Resolves when it is to close.
+    /// Resolves when the queue is to close.
     pub(crate) async fn closed(&self) {
         loop {
             let changed = self.0.room.notified();
@@ -205,7 +206,7 @@ impl Outbox {
         }
     }
 
-    /// Waits until the hub asks to go on with the session elsewhere. Dropping the future loses nothing.
+    /// Waits until the hub asks for the session to move. Dropping the future loses nothing.
     pub(crate) async fn migrate(&self) -> Migrate {
         loop {
             if let Some(migrate) = self.kept(KeptSession::take_migrate) {
@@ -215,25 +216,25 @@ impl Outbox {
         }
     }
 
-    /// Has the session go on on another hub, as when its hub asks for that; where the hub keeps it.
+    /// Moves the session to another hub, as if its hub had asked for that, provided the hub keeps it.
     pub(crate) fn move_on(&self, time: Duration) {
         self.kept(|kept| kept.move_on(time));
         self.0.moves.notify_one();
     }
 
-    /// How many hubs take connections, and each change of it; 0 while none has said so.
+    /// How many hubs take connections, and each change of that; 0 until a hub has said so.
     pub(crate) fn hubs(&self) -> watch::Receiver<u32> {
         self.0.hubs.subscribe()
     }
 
-    /// Notes what a hub says of that.
+    /// Notes how many hubs there are, according to a hub.
     pub(crate) fn hubs_are(&self, hubs: u32) {
         self.0
             .hubs
             .send_if_modified(|known| std::mem::replace(known, hubs) != hubs);
     }
 
-    /// Whether the hub takes hashes of specifications, where it has said so.
+    /// Whether the hub accepts hashes of specifications, if it has said so.
     pub(crate) fn is_by_hash(&self) -> Option<bool> {
         self.kept(|kept| kept.hashes())
     }
@@ -241,34 +242,34 @@ impl Outbox {
     /// The same, once the hub has said so.
     pub(crate) async fn says_by_hash(&self) -> bool {
         let mut said = self.0.hashes.subscribe();
-        // The sender is our own.
+        // Cannot fail: we hold the sender.
         drop(said.wait_for(Option::is_some).await);
-        // The session may have gone to another one since.
+        // The session may have moved to another hub since.
         self.is_by_hash() == Some(true)
     }
 
-    /// Looks at, or changes, what is known of the session at the hub.
+    /// Reads or changes what is known of the session at the hub.
     pub(crate) fn kept<T>(&self, look: impl FnOnce(&mut KeptSession) -> T) -> T {
         look(&mut self.0.waiting.lock().kept)
     }
 
-    /// Has what the hub did not receive sent again, before what waits.
+    /// Queues what the hub did not receive to be sent again, before what already waits.
     ///
     /// # Errors
-    /// Something that it did not receive is not kept any more.
+    /// Something that it did not receive is no longer kept.
     pub(crate) fn rewind(&self, received: u64) -> Result<(), String> {
         let mut waiting = self.0.waiting.lock();
         let again = waiting.kept.rewind(received)?;
         let rest = waiting.queue.take_all();
         let again = again.into_iter().map(Unsent::Message);
         for unsent in again.chain(rest) {
-            // Nobody waits for it yet: the writer comes after this.
+            // Nobody waits for it yet: the writer starts after this.
             drop(waiting.queue.add(unsent));
         }
         Ok(())
     }
 
-    /// Notes a message of the hub; gives back what is for the reader.
+    /// Notes a message from the hub; returns it if it is for the reader.
     pub(crate) fn received(&self, message: Bytes) -> Option<Bytes> {
         let mut waiting = self.0.waiting.lock();
         let (was_full, before) = (waiting.kept.is_full(), waiting.kept.hashes());
@@ -302,7 +303,7 @@ impl Outbox {
         }
     }
 
-    /// The hub asked for a sign of life: it is told what was received, if that is news.
+    /// The hub sent a ping: it is told what was received, if there is anything new.
     pub(crate) fn beat(&self) {
         let mut waiting = self.0.waiting.lock();
         if waiting.kept.has_news() && !waiting.is_gone {
@@ -312,8 +313,8 @@ impl Outbox {
         }
     }
 
-    /// What is queued, to be sent now, up to [`BATCH`]: what counts as sent is what is on its way. While as much is not
-    /// acknowledged as is kept, nothing leaves. `None` when closing and nothing is left.
+    /// Takes up to [`BATCH`] from the queue to be sent now; from then on it counts as sent. Nothing is taken while as
+    /// much is unacknowledged as can be kept. `None` when closing and nothing is left.
     pub(crate) async fn batch(&self) -> Option<Vec<Message>> {
         let batch = poll_fn(|context| {
             let mut waiting = self.0.waiting.lock();
@@ -359,7 +360,7 @@ impl Waiting {
 // === impl Unsent ===
 
 impl Unsent {
-    /// What counts for the hub, and may have to be said again.
+    /// The message, if it is one that the hub counts and that may have to be sent again.
     fn message(&self) -> Option<&Bytes> {
         match self {
             Self::Message(message) | Self::Refusal(message) => Some(message),
@@ -367,7 +368,7 @@ impl Unsent {
         }
     }
 
-    /// It leaves: what it is on the wire.
+    /// Notes that it is sent; returns it as it is on the wire.
     fn leaves(self, kept: &mut KeptSession) -> Message {
         let message = match self {
             Self::Ping => return Message::Ping(Bytes::new()),
@@ -390,12 +391,12 @@ impl Weigh for Unsent {
     }
 }
 
-/// Whether a message of ours answers a call.
+/// Whether one of our messages answers a call.
 fn is_answer(message: &Bytes) -> bool {
     ANSWERS.iter().any(|begins| message.starts_with(begins))
 }
 
-/// A message of ours on the wire.
+/// One of our messages as it is on the wire.
 pub(crate) fn text(message: Bytes) -> Message {
     Message::Text(Utf8Bytes::try_from(message).expect("what is encoded here is UTF-8"))
 }

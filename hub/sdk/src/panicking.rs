@@ -1,4 +1,4 @@
-//! For tests: a subscriber of `tracing` that panics where this crate writes into the log.
+//! For tests: a subscriber of `tracing` that panics when this crate logs something.
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata};

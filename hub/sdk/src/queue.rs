@@ -1,7 +1,7 @@
 //! The queue of one stream: from the connection's reader, which must not wait, to the program.
 //!
 //! Invariants
-//! - `push` never waits: what does not fit is refused, or takes the place of the oldest, and then the reader learns it.
+//! - `push` never waits: what does not fit is refused or replaces the oldest, and the reader learns of that.
 //! - The sender's end is seen only after everything queued was read.
 
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use crate::Error;
 /// What a reader finds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Popped<T> {
-    /// So many were dropped here.
+    /// This many items were dropped here.
     Lost(u64),
-    /// The next.
+    /// The next item.
     Item(T),
-    /// Nothing comes any more.
+    /// Nothing more will come.
     End,
 }
 
-/// The connection's end. With it the queue ends.
+/// The connection's side. Dropping it ends the queue.
 #[derive(Debug)]
 pub(crate) struct Sender<T> {
     limits: Limits,
     waiting: Arc<Mutex<Waiting<T>>>,
 }
 
-/// The stream's end.
+/// The stream's side.
 #[derive(Debug)]
 pub(crate) struct Receiver<T>(Arc<Mutex<Waiting<T>>>);
 
@@ -38,11 +38,11 @@ pub(crate) struct Receiver<T>(Arc<Mutex<Waiting<T>>>);
 struct Waiting<T> {
     /// Items with their bytes.
     queue: Queue<(T, usize)>,
-    /// So many were dropped before those that wait.
+    /// How many items were dropped before those that wait.
     lost: u64,
 }
 
-/// A queue with its limits.
+/// A queue with these limits.
 pub(crate) fn queue<T>(limits: Limits) -> (Sender<T>, Receiver<T>) {
     let waiting = Arc::new(Mutex::new(Waiting {
         queue: Queue::new(),
@@ -68,7 +68,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Adds an item; the oldest make room for it and are counted.
+    /// Adds an item; if it does not fit, the oldest items are dropped and counted.
     pub(crate) fn push_over(&self, item: T, bytes: usize) {
         let mut waiting = self.waiting.lock();
         while waiting.queue.displace(bytes, self.limits).is_some() {
@@ -96,7 +96,7 @@ impl<T> Drop for Sender<T> {
 // === impl Receiver ===
 
 impl<T> Receiver<T> {
-    /// The next item; losing the future loses nothing.
+    /// The next item; cancelling the poll loses nothing.
     pub(crate) fn poll_next(&mut self, context: &Context<'_>) -> Poll<Popped<T>> {
         let mut waiting = self.0.lock();
         if waiting.lost > 0 {

@@ -1,13 +1,13 @@
-//! One session at the hub, over one connection after the other.
+//! One session at the hub, over one connection after another.
 //!
 //! Invariants
-//! - A session whose hub keeps it is gone on with for as long as the hub keeps it: what was sent and did not arrive is
-//!   sent again, and nothing twice.
-//! - Of one that is lost the queue ends, and nothing of it is sent to the next one but answers to calls: the next hub may
-//!   find their callers.
-//! - When the hub asks to go on on another one, the next connection is open before the last one is left.
-//! - Who closes the session says so to the hub that has it, whichever connection leads there then: else it would wait for
-//!   somebody who does not come.
+//! - If the hub keeps the session, it is resumed for as long as the hub keeps it: what was sent and did not arrive is
+//!   sent again, and nothing is delivered twice.
+//! - When a session is lost, its queue ends. Nothing of it is sent to the next session except answers to calls: the
+//!   next hub may find their callers.
+//! - When the hub asks for the session to move, the next connection is open before the old one is given up.
+//! - Whoever closes the session says so to the hub that has it, over whichever connection leads there at that moment:
+//!   otherwise that hub would wait for a peer that does not come back.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,32 +25,33 @@ use crate::endpoint::{BACKOFF, HubEndpoint, Socket, pause};
 use crate::outbox::{self, Outbox};
 use crate::socket::{self, Ending};
 
-/// Time for the hub to answer who comes back.
+/// Time for the hub to answer a peer that comes back.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for another connection, which is open, to take the session's end: it is told there, since the session is.
+/// How long another connection, once open, may take to take over a session that is to end; the end is said there,
+/// because the session has moved there.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What becomes of the link while the session goes on.
+/// What happens to the link while the session goes on.
 #[derive(Debug)]
 pub(crate) enum LinkNews {
     /// Its connection is lost, for this reason.
     Lost(Error),
-    /// There is another one.
+    /// There is another connection.
     Back(Whereabouts),
 }
 
 /// Where a session goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Whereabouts {
-    /// The hub, by its `hubId`; empty where it did not say.
+    /// The hub, by its `hubId`; empty if it did not say.
     pub(crate) hub: String,
-    /// Of the session's registration there, where the hub says that.
+    /// The generation of the session's registration there, if the hub says that.
     pub(crate) generation: Option<u64>,
 }
 
-/// Runs a session to its end, over `socket` first. `read` gets each message and must not wait; `seen` what becomes of the
-/// connection. Dropping the future cuts the connection and ends the session's queue.
+/// Runs a session to its end, over `socket` first. `read` gets each message and must not wait; `seen` gets what happens
+/// to the connection. Dropping the future cuts the connection and ends the session's queue.
 pub(crate) async fn run(
     endpoint: &HubEndpoint,
     mut socket: Socket,
@@ -74,7 +75,8 @@ pub(crate) async fn run(
         };
         let reason = match ending {
             Ending::Broken(reason) => reason,
-            // By an earlier connection of ours, of which the hub has heard late: the session waits for who comes.
+            // Closed on account of an earlier connection of ours, of which the hub heard late: the session is still
+            // there for us.
             Ending::ByHub(code, reason) if CloseCode::of(code) == Some(CloseCode::Moved) => reason,
             ending => return ending,
         };
@@ -96,9 +98,9 @@ pub(crate) async fn run(
     }
 }
 
-/// How the service of one connection ended.
+/// How a connection stopped being served.
 enum Served {
-    /// The session goes on over this one.
+    /// The session goes on over this other one.
     Moved(Box<Resumed>),
     Ended(Ending),
 }
@@ -106,13 +108,13 @@ enum Served {
 /// A connection over which the session goes on.
 struct Resumed {
     socket: Socket,
-    /// Where it leads to.
+    /// Where it leads.
     at: Whereabouts,
 }
 
-/// Runs one connection until it ends, or until the session goes on over another one, because its hub asks for that. Until
-/// the other connection is open this one is served; from then on nothing more of it is read, and what came meanwhile is said
-/// again.
+/// Runs one connection until it ends, or until the session moves to another one because its hub asks for that. The old
+/// connection is served until the other one is open; from then on it is not read any more, and what arrived meanwhile
+/// is sent again over the new one.
 async fn serve(endpoint: &HubEndpoint, socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)) -> Served {
     let mut running = pin!(socket::run(socket, outbox, read));
     let (next, told) = loop {
@@ -129,20 +131,20 @@ async fn serve(endpoint: &HubEndpoint, socket: Socket, outbox: &Outbox, read: im
             moved = asked => if let Some(next) = moved { break next },
         }
     };
-    // The old connection stays open meanwhile: its hub keeps the session for who comes.
+    // The old connection stays open meanwhile: its hub keeps the session for us.
     match unless_closed(outbox, resume(next, outbox)).await {
         Some(Ok(Ok(next))) => {
             tracing::info!(hub = told, "the session goes on over a new connection");
             Served::Moved(Box::new(next))
         }
-        // It has not gone there, as far as anybody knows.
+        // The session has not moved, as far as anybody knows.
         None | Some(_) if !outbox.is_open() => Served::Ended(running.await),
         None => Served::Ended(Ending::Closed),
         Some(Ok(Err(lost)) | Err(lost)) => Served::Ended(Ending::Broken(lost)),
     }
 }
 
-/// Waits for what a connection that is open brings, and not for long when the session is to end meanwhile; `None` then.
+/// Waits for the result of an open connection, but only briefly if the session is to end meanwhile; then `None`.
 async fn unless_closed<T>(outbox: &Outbox, resuming: impl Future<Output = T>) -> Option<T> {
     let mut resuming = pin!(resuming);
     tokio::select! {
@@ -151,7 +153,7 @@ async fn unless_closed<T>(outbox: &Outbox, resuming: impl Future<Output = T>) ->
     }
 }
 
-/// Connects to another hub, until the one that has the session gives up waiting; with where that is.
+/// Connects to another hub, until the hub that has the session gives up waiting; also returns where that is.
 async fn elsewhere(endpoint: &HubEndpoint, migrate: &Migrate) -> Option<(Socket, String)> {
     let until = Instant::now() + Duration::from_millis(migrate.deadline_ms);
     let target = migrate.target.as_deref().map(|url| endpoint.at(url));
@@ -161,7 +163,7 @@ async fn elsewhere(endpoint: &HubEndpoint, migrate: &Migrate) -> Option<(Socket,
     });
     let mut backoff = BACKOFF;
     while Instant::now() < until {
-        // Where it cannot be reached the usual address is as good.
+        // If that address cannot be reached, the usual one is as good.
         let at = target.take();
         let at = at.unwrap_or_else(|| endpoint.after(backoff.failures()));
         match at.dial().await {
@@ -178,7 +180,7 @@ async fn dial(endpoint: &HubEndpoint, failures: u32) -> Result<Socket, Error> {
     endpoint.after(failures).dial().await
 }
 
-/// Connects until the hub goes on with the session, or refuses to, or the session is to end and no connection is open.
+/// Connects until a hub resumes the session or refuses to, or until the session is to end and no connection is open.
 async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox) -> Result<Resumed, Ending> {
     let mut backoff = BACKOFF;
     loop {
@@ -203,10 +205,10 @@ async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox) -> Result<Resumed, E
     }
 }
 
-/// Asks for the session over a new connection: the connection that goes on with it, or why the hub does not.
+/// Asks for the session over a new connection: returns the connection that resumes it, or why the hub does not.
 ///
 /// # Errors
-/// The connection broke before the hub had answered.
+/// The connection broke before the hub answered.
 async fn resume(mut socket: Socket, outbox: &Outbox) -> Result<Result<Resumed, String>, String> {
     let mut hub = String::new();
     let hello = outbox.kept(|kept| kept.hello());
@@ -241,7 +243,7 @@ async fn resume(mut socket: Socket, outbox: &Outbox) -> Result<Result<Resumed, S
     }
 }
 
-/// Senders learn of the end however the session's future ends.
+/// Lets senders learn of the end, however the session's future ends.
 struct EndOnDrop<'a>(&'a Outbox);
 
 impl Drop for EndOnDrop<'_> {

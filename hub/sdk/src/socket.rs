@@ -1,10 +1,10 @@
 //! One open WebSocket: a reader that hands messages on and a writer that sends what is queued, in batches.
 //!
 //! Invariants
-//! - Messages leave in the order in which they were queued, many with one flush, and before the close frame.
-//! - A socket on which nothing arrives for 8 s, though it was asked with a ping, is given up; after 25 s where the question may
-//!   stand behind much that is on its way. So is one whose hub goes on asking for what is refused and takes no refusal: they
-//!   would grow without end.
+//! - Messages are sent in the order in which they were queued, many with one flush, and before the close frame.
+//! - A socket that stays silent for 8 s in spite of a ping is given up; after 25 s if the ping may be stuck behind much
+//!   data that is on its way. A socket whose hub keeps asking for things that are refused, and does not read the
+//!   refusals, is given up too: they would pile up without end.
 
 use std::time::Duration;
 
@@ -21,16 +21,17 @@ use crate::endpoint::Socket;
 use crate::kept::KeptSession;
 use crate::outbox::Outbox;
 
-/// Silence after which the peer is asked.
+/// Silence after which a ping is sent.
 const PING_AFTER: Duration = Duration::from_secs(3);
 
-/// Silence after the question until the peer is taken for dead.
+/// Silence after the ping until the peer is considered dead.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
-/// The same where more than [`MUCH_BYTES`] are on their way, or nobody counts what is: a slow network may need long for that.
+/// The same if more than [`MUCH_BYTES`] are on their way, or their number is unknown: a slow network may need that
+/// long.
 const DEAD_AFTER_MUCH: Duration = Duration::from_secs(22);
 
-/// What any network takes in little time.
+/// As much as any network transfers in a short time.
 const MUCH_BYTES: usize = 64 * 1024;
 
 /// Time for the peer to answer a close frame.
@@ -39,18 +40,18 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How a socket ended.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// [`Outbox::close`] was called and all was sent.
+    /// [`Outbox::close`] was called and everything was sent.
     Closed,
     /// The hub closed, with a code and a reason.
     ByHub(u16, String),
     /// It broke or fell silent.
     Broken(String),
-    /// Another socket, for the same session, was refused for good.
+    /// Another socket for the same session was refused for good.
     Failed(Error),
 }
 
-/// Runs one socket to its end. `read` gets each message and must not wait. The queue stays as it is; dropping the future
-/// cuts the connection.
+/// Runs one socket to its end. `read` gets each message and must not wait. The queue outlives the socket; dropping the
+/// future cuts the connection.
 pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)) -> Ending {
     let (sink, stream) = socket.split();
     let reading = receive(stream, outbox, read);
@@ -114,7 +115,7 @@ async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: imp
     }
 }
 
-/// Lets the answer to a close frame leave.
+/// Lets the answer to a close frame be sent.
 async fn closed(mut stream: SplitStream<Socket>, frame: Option<CloseFrame>) -> Ending {
     let _answered = timeout(CLOSE_TIMEOUT, stream.next()).await;
     let (code, reason) = frame.map_or((CloseCode::Status, String::new()), |f| {

@@ -1,9 +1,10 @@
-//! The spoke: operations offered over WebSockets that reconnect and register again by themselves: two, to different hubs,
-//! where there are more than one.
+//! The spoke: operations offered over WebSockets that reconnect and register again by themselves. If there is more than
+//! one hub, a spoke has two of them, to different hubs.
 //!
-//! [`Builder::start`] resolves with the first registration; [`Spoke::status`] shows what happens later. A call that is
-//! aborted, or whose deadline passes, ends its handler: the future is dropped, and [`Context::aborted`] is cancelled
-//! for what the handler spawned. [`Spoke::shutdown`] lets running calls finish, those that come meanwhile too.
+//! [`Builder::start`] resolves with the first registration; [`Spoke::status`] shows what happens later. When a call is
+//! aborted or its deadline passes, its handler ends: the future is dropped, and [`Context::aborted`] is cancelled for
+//! whatever the handler spawned. [`Spoke::shutdown`] lets running calls finish, including those that still arrive
+//! meanwhile.
 
 mod attachment;
 mod beside;
@@ -43,11 +44,11 @@ use crate::Error;
 use crate::client::access_settings;
 use crate::endpoint::HubEndpoint;
 
-/// The two sessions that a spoke may hold.
+/// Indices of the two sessions that a spoke may hold.
 const FIRST: usize = 0;
 const SECOND: usize = 1;
 
-/// Time for running calls to finish at the end.
+/// How long running calls may take to finish at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running spoke; dropping it cuts the connection and aborts what runs.
@@ -73,10 +74,10 @@ pub struct Builder {
     operations: Vec<Operation>,
 }
 
-/// Where a spoke is.
+/// The state of a spoke.
 #[derive(Clone, Debug)]
 pub enum Status {
-    /// Not registered; with the reason once something went wrong.
+    /// Not registered; with the reason, once something went wrong.
     Connecting(Option<Error>),
     /// Registered. After a reconnect some operations may be refused: look at their results.
     Registered(Arc<RegisterOutput>),
@@ -84,9 +85,9 @@ pub enum Status {
     Ended(Option<Error>),
 }
 
-/// Why a call does not begin.
+/// Why a call is not started.
 enum NoRoom {
-    /// As many run as the spoke takes at once, over all its sessions.
+    /// The spoke, over all its sessions, already runs as many calls as it takes at once.
     Full,
     /// It takes no more calls.
     Closed,
@@ -95,28 +96,28 @@ enum NoRoom {
 /// What the spoke, its sessions and its calls share.
 #[derive(Debug)]
 struct Shared {
-    /// How each session registers, but for its instance, its part of the concurrency, and what is offered.
+    /// The registration of each session, except for its instance, its share of the concurrency, and what is offered.
     register: RegisterInput,
     offers: Offers,
-    /// One, or two that should not meet on a hub.
+    /// One session, or two that should not be on the same hub.
     sessions: Vec<Arc<Attachment>>,
     /// Where each of them dials.
     endpoints: Vec<HubEndpoint>,
     /// The calls that the program takes at once ...
     concurrency: Option<u32>,
-    /// ... and those that the hubs allow it to, as far as they said so.
+    /// ... and those that the hubs allow it, as far as they have said so.
     most: Mutex<Option<u32>>,
-    /// Locked while a session is registered with its part of them, or with something else to offer.
+    /// Locked while a session is being registered with its share of them, or with a changed offer.
     dividing: tokio::sync::Mutex<()>,
     /// The answers to calls of sessions that are over, whose hubs may be dead.
     left: Mutex<Vec<Bytes>>,
     drain_timeout: Duration,
     status: watch::Sender<Status>,
-    /// Calls that run, for the drain.
+    /// Running calls, for the drain.
     running: watch::Sender<usize>,
-    /// It comes back no more.
+    /// Set when it will not connect again.
     draining: AtomicBool,
-    /// It takes no more calls; changes while `running` is locked.
+    /// Set when it takes no more calls; changed only while `running` is locked.
     closed: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -142,13 +143,13 @@ impl Spoke {
         }
     }
 
-    /// Where the spoke is, and each change of it.
+    /// The state of the spoke, and each change of it.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
     }
 
-    /// The hubs that it is connected to now, each by its `hubId`: one for each session, of which there are two where there
-    /// is more than one hub. Each change of it is a change of [`Spoke::status`].
+    /// The hubs that it is connected to now, by their `hubId`: one for each session, of which there are two if there is
+    /// more than one hub. Each change shows as a change of [`Spoke::status`].
     pub fn hubs(&self) -> Vec<String> {
         let sessions = self.shared.sessions.iter();
         sessions.filter_map(|session| session.hub()).collect()
@@ -167,7 +168,7 @@ impl Spoke {
         self.update(vec![operation], Vec::new()).await
     }
 
-    /// Offers an operation no more. See [`Spoke::update`].
+    /// Stops offering an operation. See [`Spoke::update`].
     ///
     /// # Errors
     /// The name is not valid, and those of [`Spoke::update`].
@@ -175,15 +176,16 @@ impl Spoke {
         self.update(Vec::new(), vec![name.parse()?]).await
     }
 
-    /// Changes what the spoke offers while it runs; all of it at once, or nothing. An operation of a name that is offered takes
-    /// that one's place; a name to be removed that is not offered is passed over. Calls that run go on.
+    /// Changes what the spoke offers while it runs, either all of it or nothing. An added operation replaces one of the
+    /// same name; a removed name that is not offered is ignored. Running calls go on.
     ///
-    /// Resolves when every hub that the spoke is connected to can route by it. A session whose connection is lost, or whose hub
-    /// is silent, is brought in step later. Dropping the future changes nothing about that: the spoke goes on to tell its hubs.
+    /// Resolves once every hub that the spoke is connected to routes by the change. A session whose connection is lost,
+    /// or whose hub is silent, is updated later. Dropping the future does not undo anything: the spoke goes on telling
+    /// its hubs.
     ///
     /// # Errors
-    /// An operation is not valid, all together are larger than one message may be, a hub rejects one ([`Error::Rejected`]),
-    /// or the spoke ends. Then it offers what it offered before.
+    /// An operation is not valid, all operations together exceed the size of one message, a hub rejects an operation
+    /// ([`Error::Rejected`]), or the spoke ends. Then it offers what it offered before.
     pub async fn update(&self, add: Vec<Operation>, remove: Vec<OperationName>) -> Result<(), Error> {
         self.shared.update(add, remove).await
     }
@@ -192,7 +194,7 @@ impl Spoke {
     ///
     /// # Errors
     /// What ended it, unless it was shut down: the hub refuses its key or its operations, or could not be trusted from
-    /// the beginning.
+    /// the start.
     pub async fn ended(&self) -> Result<(), Error> {
         let mut status = self.status();
         let ended = status.wait_for(|status| matches!(status, Status::Ended(_))).await;
@@ -205,7 +207,7 @@ impl Spoke {
     /// Takes no more calls, lets the running ones finish (30 s unless set otherwise) and closes the connection.
     ///
     /// The operations are withdrawn first. Until the hub has confirmed that, calls may still be on their way: they are
-    /// taken and finished like the others. Dropping the future leaves the spoke draining.
+    /// taken and finished like the others. If the future is dropped, the spoke keeps draining.
     pub async fn shutdown(&self) {
         self.shared.drain().await;
     }
@@ -222,14 +224,14 @@ impl Drop for Spoke {
 impl Builder {
     access_settings!();
 
-    /// The spoke's name; a spoke's own key implies it.
+    /// The spoke's name; implied by the key of a spoke.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Names this running program among those of the same spoke; a random one unless set. A second connection of the
-    /// same instance takes the place of the first.
+    /// Tells this running program apart from others of the same spoke; random unless set. A second connection of the
+    /// same instance replaces the first.
     pub fn instance_id(mut self, id: impl Into<String>) -> Self {
         self.instance_id = Some(id.into());
         self
@@ -247,16 +249,16 @@ impl Builder {
         self
     }
 
-    /// Calls taken at once, at most; unlimited unless set. More are answered `OVERLOADED`.
+    /// The most calls taken at once; unlimited unless set. Further ones are answered with `OVERLOADED`.
     pub fn concurrency(mut self, calls: u32) -> Self {
         self.concurrency = Some(calls);
         self
     }
 
-    /// How many sessions the spoke holds where there is more than one hub, 1 or 2; 2 unless set. Each is on another hub, so
-    /// that the end of one hub takes no operation away. The second registers as `{instance id}#2`, and the concurrency is
-    /// divided between the two, or what the spoke's declaration allows an instance, if that is less: a spoke that takes one
-    /// call at once has one session.
+    /// How many sessions the spoke holds if there is more than one hub, 1 or 2; 2 unless set. The two are on different
+    /// hubs, so that the end of one hub takes no operation away. The second registers as `{instance id}#2`. The
+    /// concurrency, or what the spoke's declaration allows an instance if that is less, is divided between the two; a
+    /// spoke that takes only one call at once therefore has one session.
     pub fn sessions(mut self, sessions: u8) -> Self {
         self.sessions = sessions;
         self
@@ -274,7 +276,7 @@ impl Builder {
         self
     }
 
-    /// Connects and waits for the first registration; a hub that is away is waited for.
+    /// Connects and waits for the first registration; if the hub is away, waits for it.
     ///
     /// # Errors
     /// A setting or a name is not valid, the hub cannot be trusted ([`Error::Untrusted`]), it refuses the key, or it
@@ -293,7 +295,7 @@ impl Builder {
         }
     }
 
-    /// Starts to connect and returns at once; [`Spoke::status`] shows the rest.
+    /// Starts to connect and returns at once; [`Spoke::status`] shows the progress.
     ///
     /// # Errors
     /// A setting or a name is not valid.
@@ -363,7 +365,7 @@ impl Builder {
     }
 }
 
-/// Where each session is to dial: where there are two, away from the hub of the other one.
+/// Where each session is to dial: if there are two, away from the hub of the other one.
 fn endpoints(endpoint: &HubEndpoint, sessions: &[Arc<Attachment>]) -> Vec<HubEndpoint> {
     let [first, second] = sessions else {
         return vec![endpoint.clone()];
@@ -375,8 +377,8 @@ fn endpoints(endpoint: &HubEndpoint, sessions: &[Arc<Attachment>]) -> Vec<HubEnd
     vec![avoiding(second), avoiding(first)]
 }
 
-/// As what the second session of an instance registers; `None` where there can be none: its id is too long, or taken for
-/// that of a second one, or it takes one call at once, which cannot be divided.
+/// The instance id of a second session; `None` if there can be none: the id is too long or already ends like a second
+/// one's, or the spoke takes only one call at once, which cannot be divided.
 fn second(instance: &InstanceId, concurrency: Option<u32>) -> Option<InstanceId> {
     let second = instance
         .twin()

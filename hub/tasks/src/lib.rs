@@ -1,8 +1,8 @@
-//! Watches over the loops that a process lives by: a hub, or the operator.
+//! Watches over the loops that a process depends on: those of a hub, or of the operator.
 //!
 //! A hub is a handful of loops that run from its start to its end: one takes what other hubs relay, one keeps the
-//! deadlines, one holds the link to Redis. When one of them is gone the rest looks healthy and does half of its work. So
-//! each is handed to a [`Supervisor`], and the process ends when one is lost.
+//! deadlines, one holds the link to Redis. If one of them is lost, the rest looks healthy and does half of its work. So
+//! each of them is handed to a [`Supervisor`], and the process ends when one is lost.
 //!
 //! Promises
 //! - A loop that panics, or that returns before its end was asked for, is logged as an error with its name, counted, and
@@ -35,7 +35,7 @@ pub struct Supervisor {
     losses: IntCounterVec,
 }
 
-/// A loop that is gone though it should run.
+/// A loop that has ended although it should be running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// Its name: the crate, a dot, and what it does.
@@ -70,12 +70,12 @@ impl Supervisor {
         registry.register(Box::new(self.losses.clone()))
     }
 
-    /// What every task is counted by.
+    /// The tracker of all tasks.
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
 
-    /// What asks for the end.
+    /// The token that asks for the end.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
@@ -105,18 +105,18 @@ impl Supervisor {
         self.spawn(name, task, || {});
     }
 
-    /// Resolves with the first loop that was lost; never when none is.
+    /// Resolves with the first loop that was lost; never if none is.
     pub async fn lost(&self) -> Lost {
         let mut first = self.first.subscribe();
         let lost = first.wait_for(Option::is_some).await.ok().and_then(|lost| lost.clone());
         match lost {
             Some(lost) => lost,
-            // The sender lives in `self`: it is never closed.
+            // The sender lives in `self`, so it is never closed.
             None => std::future::pending().await,
         }
     }
 
-    /// Notes a loss: of a loop of one's own, or one that another supervisor has reported.
+    /// Notes a loss: of a loop of this process, or one that another supervisor has reported.
     pub fn lose(&self, lost: Lost) {
         tracing::error!(task.name = lost.name, error = %lost, "a task is lost: the process cannot go on and ends");
         self.losses.with_label_values(&[lost.name]).inc();
@@ -133,7 +133,7 @@ impl Supervisor {
         task: impl Future<Output = ()> + Send + 'static,
         returned: impl FnOnce() + Send + 'static,
     ) {
-        // A series from the start: a counter that appears with its first loss shows no increase.
+        // Creates the series at the start: a counter that appears with its first loss shows no increase.
         self.losses.with_label_values(&[name]);
         let supervisor = self.clone();
         self.tasks.spawn(async move {

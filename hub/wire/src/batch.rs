@@ -1,7 +1,8 @@
-//! What one write takes to a socket: everything that was queued, in as few pieces as can be.
+//! What one write takes to a socket: everything that was queued, in as few pieces as possible.
 //!
-//! Small frames are copied together, large payloads and a lone shared frame go as they are; the pieces leave in one
-//! vectored write. A client's payloads are masked, each by a mask of its own: it copies what it cannot mask in place.
+//! Small frames are copied together; large payloads and a single shared frame are sent as they are. All pieces leave in
+//! one vectored write. A client's payloads are masked, each with a mask of its own; those that cannot be masked in
+//! place are copied.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -14,10 +15,10 @@ use tokio::io::AsyncWrite;
 use crate::encode;
 use crate::frame::{CONTROL_LIMIT, MessageKind, OPCODE_PING, OPCODE_PONG, Role, apply_mask};
 
-/// From this size on a payload is not copied.
+/// Payloads of at least this size are not copied.
 const LARGE: usize = 4 * 1024;
 
-/// Pieces of one vectored write.
+/// How many pieces one vectored write has.
 const PIECES: usize = 16;
 
 /// Frames on their way to one socket.
@@ -33,7 +34,7 @@ pub struct Batch {
 // === impl Batch ===
 
 impl Batch {
-    /// Nothing, on its way from `role`.
+    /// An empty batch of frames from `role`.
     pub fn new(role: Role) -> Self {
         Self {
             role,
@@ -65,7 +66,7 @@ impl Batch {
         self.piece(match mask {
             None => payload,
             Some(mask) => {
-                // Not copied when nobody else has it.
+                // Not copied if nobody else has it.
                 let mut payload = BytesMut::from(payload);
                 apply_mask(&mut payload, mask, 0);
                 payload.freeze()
@@ -74,7 +75,7 @@ impl Batch {
     }
 
     /// Adds a text message that is framed already ([`framed_text`](crate::framed_text)) and shared with other
-    /// connections; its payload goes out as `kind`.
+    /// connections; its payload is sent as `kind`.
     pub fn framed(&mut self, kind: MessageKind, framed: Bytes) {
         let alone = self.bytes == 0 && kind == MessageKind::Text;
         if self.role == Role::Client {
@@ -91,17 +92,17 @@ impl Batch {
         }
     }
 
-    /// Adds a ping; of its payload at most 125 bytes.
+    /// Adds a ping, with at most 125 bytes of the payload.
     pub fn ping(&mut self, payload: &[u8]) {
         self.frame(OPCODE_PING, &payload[..payload.len().min(CONTROL_LIMIT)]);
     }
 
-    /// Adds the answer to a ping; of its payload at most 125 bytes.
+    /// Adds the answer to a ping, with at most 125 bytes of the payload.
     pub fn pong(&mut self, payload: &[u8]) {
         self.frame(OPCODE_PONG, &payload[..payload.len().min(CONTROL_LIMIT)]);
     }
 
-    /// Adds a close frame; of the reason at most 123 bytes. Nothing may be added after it.
+    /// Adds a close frame, with at most 123 bytes of the reason. Nothing may be added after it.
     pub fn close(&mut self, code: u16, reason: &str) {
         let role = self.role;
         self.append(|tail| encode::push_close(tail, role, code, reason));
@@ -130,10 +131,11 @@ impl Batch {
         }
     }
 
-    /// Writes until nothing is left and it is flushed. May be polled again at any point, more having been added.
+    /// Writes until nothing is left and everything is flushed. It may be polled again at any point, also after more was
+    /// added.
     ///
     /// # Errors
-    /// The socket's own, or [`io::ErrorKind::WriteZero`] when it takes nothing more.
+    /// The socket's own, or [`io::ErrorKind::WriteZero`] if it accepts nothing more.
     pub fn poll_write<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, io: &mut W) -> Poll<io::Result<()>> {
         self.seal();
         while self.bytes > 0 {

@@ -1,13 +1,13 @@
-//! Frames as this crate sends them: unfragmented, with the shortest length that fits, masked where the role asks for it.
+//! Frames as this crate sends them: unfragmented, with the shortest form of the length, masked if the role requires it.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::frame::{CONTROL_LIMIT, FIN, MASKED, MessageKind, OPCODE_CLOSE, Role, apply_mask};
 
-/// Longest header without a mask.
+/// The longest header without a mask.
 const HEADER_LIMIT: usize = 10;
 
-/// A server's frame of a text message as one piece, to be shared by all connections that send it
+/// A server's frame of a text message in one piece, to be shared by all connections that send it
 /// ([`Batch::framed`](crate::Batch::framed)).
 pub fn framed_text(payload: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(payload.len() + HEADER_LIMIT);
@@ -15,7 +15,7 @@ pub fn framed_text(payload: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// First byte of an unfragmented message, the only one in which text and binary differ.
+/// The first byte of an unfragmented message, the only one in which text and binary differ.
 pub(crate) fn first_byte(kind: MessageKind) -> u8 {
     FIN | kind.opcode()
 }
@@ -40,7 +40,7 @@ pub(crate) fn push_frame(out: &mut BytesMut, role: Role, opcode: u8, payload: &[
     }
 }
 
-/// Appends a close frame; the reason is cut to what fits.
+/// Appends a close frame, cutting the reason to what fits.
 pub(crate) fn push_close(out: &mut BytesMut, role: Role, code: u16, reason: &str) {
     let mut payload = [0; CONTROL_LIMIT];
     let end = reason.floor_char_boundary(CONTROL_LIMIT - 2);
@@ -49,7 +49,7 @@ pub(crate) fn push_close(out: &mut BytesMut, role: Role, code: u16, reason: &str
     push_frame(out, role, OPCODE_CLOSE, &payload[..2 + end]);
 }
 
-/// Appends a header whose payload follows by other means.
+/// Appends a header whose payload is sent separately.
 pub(crate) fn push_header(out: &mut BytesMut, first: u8, length: usize, mask: Option<[u8; 4]>) {
     let masked = if mask.is_some() { MASKED } else { 0 };
     match (u8::try_from(length), u16::try_from(length)) {

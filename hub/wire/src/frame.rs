@@ -1,4 +1,4 @@
-//! What both directions know of a frame: its kinds, whose it is, and the mask.
+//! What both directions share about frames: their kinds, who sends them, and the mask.
 
 /// Longest payload of a control frame.
 pub(crate) const CONTROL_LIMIT: usize = 125;
@@ -37,7 +37,7 @@ pub enum MessageKind {
 // === impl Role ===
 
 impl Role {
-    /// The mask of the next frame that this end sends. A client's cannot be foreseen (RFC 6455, section 5.3).
+    /// The mask of the next frame that this end sends. A client's must be unpredictable (RFC 6455, section 5.3).
     pub(crate) fn next_mask(self) -> Option<[u8; 4]> {
         match self {
             Self::Server => None,
@@ -61,8 +61,8 @@ pub(crate) fn is_control(opcode: u8) -> bool {
     opcode & 0x8 != 0
 }
 
-/// XORs with the mask, which puts it on and takes it off; `at` is the place of `data` in the frame's payload. Eight bytes at
-/// a time.
+/// XORs with the mask, which both applies and removes it, eight bytes at a time. `at` is the position of `data` in the
+/// frame's payload.
 pub(crate) fn apply_mask(data: &mut [u8], mask: [u8; 4], at: usize) {
     let byte = |i: usize| mask[(at + i) & 3];
     let word = u64::from_ne_bytes([byte(0), byte(1), byte(2), byte(3), byte(0), byte(1), byte(2), byte(3)]);

@@ -1,6 +1,7 @@
 //! The two values of the opening handshake by which each end knows that the other speaks WebSocket.
 //!
-//! The rest of the handshake is HTTP, and whoever has the request or the answer checks it (RFC 6455, sections 4.1 and 4.2).
+//! The rest of the handshake is HTTP, and is checked by whoever has the request or the answer (RFC 6455, sections 4.1
+//! and 4.2).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +12,7 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes in a key.
 const KEY_LEN: usize = 16;
 
-/// A client's `Sec-WebSocket-Key`, another one for each handshake.
+/// A client's `Sec-WebSocket-Key`, a new one for each handshake.
 pub fn fresh_key() -> String {
     STANDARD.encode(rand::random::<[u8; KEY_LEN]>())
 }

@@ -1,8 +1,8 @@
 //! WebSocket frames (RFC 6455) for both ends of a connection: the hub as the server of its peers, and as the client of
 //! another hub.
 //!
-//! [`Decoder`] turns bytes into messages, [`Batch`] messages into one write, [`handshake`] makes and checks the two values
-//! by which the ends know each other. `examples/echo` puts them together, in either role.
+//! [`Decoder`] turns bytes into messages, [`Batch`] turns messages into one write, and [`handshake`] makes and checks
+//! the two values by which the ends recognize each other. `examples/echo` puts them together, in either role.
 //!
 //! Promises
 //! - What breaks the protocol is refused with the rule that it broke, as early as it can be seen: text that is

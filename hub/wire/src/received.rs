@@ -7,29 +7,29 @@ use crate::frame::MessageKind;
 /// What a peer sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A whole message.
+    /// A complete message.
     Message {
         /// Text or binary.
         kind: MessageKind,
-        /// Unmasked; valid UTF-8 when `kind` is text.
+        /// Unmasked; valid UTF-8 if `kind` is text.
         data: Bytes,
     },
-    /// A whole message over the limit, of which only the beginning is left.
+    /// A complete message over the limit, of which only the beginning is kept.
     TooLarge {
         /// Text or binary.
         kind: MessageKind,
-        /// How it begins.
+        /// Its beginning.
         head: Bytes,
         /// Its length.
         size: usize,
     },
-    /// To be answered with a pong of the same payload.
+    /// A ping, to be answered with a pong of the same payload.
     Ping(Bytes),
-    /// An answer to a ping, with its payload, or a sign of life.
+    /// A pong, with its payload: an answer to a ping, or a sign of life.
     Pong(Bytes),
-    /// The peer ends the connection; nothing is read after it.
+    /// The peer ends the connection; nothing is read after this.
     Close {
-        /// Its reason, a number of RFC 6455, section 7.4; `None` when it gave none.
+        /// Its reason, a number of RFC 6455, section 7.4; `None` if it gave none.
         code: Option<u16>,
     },
 }
@@ -44,7 +44,7 @@ pub struct Error {
     pub reason: &'static str,
 }
 
-/// What a peer can do wrong. RFC 6455, section 7.4.1, has a close code for each, which whoever owns the socket names.
+/// What a peer can do wrong. RFC 6455, section 7.4.1, has a close code for each, which the owner of the socket chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
     /// Frames that the RFC forbids.
@@ -84,7 +84,7 @@ impl Received {
 // === impl Error ===
 
 impl Error {
-    /// A text message that is none.
+    /// A text message that is not UTF-8.
     pub(crate) const NOT_UTF8: Self = Self {
         violation: Violation::NotUtf8,
         reason: "text is not UTF-8",

@@ -1,4 +1,4 @@
-//! What holds for every sequence of frames, of either role and however it is cut.
+//! What holds for every sequence of frames, in either role and however it is cut.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::io::AsyncWrite;
 
-/// Longest message that is read; some that are sent are longer.
+/// The longest message that is read; some of those that are sent are longer.
 const LIMIT: usize = 2_000;
 
 /// Something that one end sends.
@@ -26,7 +26,7 @@ enum Sent {
 /// A frame that may break any rule: its first byte, whether it is masked, its payload.
 type Frame = (u8, Option<[u8; 4]>, Vec<u8>);
 
-/// Takes so many bytes at a time.
+/// Accepts a limited number of bytes at a time.
 struct Narrow {
     taken: Vec<u8>,
     step: usize,
@@ -86,7 +86,7 @@ fn other(role: Role) -> Role {
     }
 }
 
-/// Everything that comes of `bytes`, which arrive in pieces of these lengths again and again, and how it ended.
+/// The result of reading `bytes`, which arrive in pieces of these lengths in turn, and how it ended.
 fn read(role: Role, mut bytes: &[u8], cuts: &[usize]) -> (Vec<Received>, Result<(), Error>) {
     let mut decoder = Decoder::new(role, LIMIT);
     let mut received = Vec::new();
@@ -113,7 +113,7 @@ fn read(role: Role, mut bytes: &[u8], cuts: &[usize]) -> (Vec<Received>, Result<
     (received, Ok(()))
 }
 
-/// A frame's bytes; the length may be spelled longer than it need be.
+/// The bytes of a frame; its length may be written in a longer form than necessary.
 fn spell((first, mask, payload): &Frame) -> Vec<u8> {
     let masked = if mask.is_some() { 0x80 } else { 0 };
     let length = u16::try_from(payload.len()).expect("short");
@@ -145,7 +145,7 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     vec(1_usize..200, 1..8)
 }
 
-/// Mostly what the RFC allows, seldom not: so that the states within a message are reached too.
+/// Mostly frames that the RFC allows and rarely others, so that the states within a message are reached too.
 fn frames() -> impl Strategy<Value = Vec<Frame>> {
     let first = prop_oneof![
         8 => prop::sample::select(vec![0x00_u8, 0x01, 0x02, 0x80, 0x80, 0x81, 0x82, 0x89, 0x8A]),
@@ -202,7 +202,7 @@ proptest! {
         prop_assert_eq!(read(role, &bytes, &cuts), (expected, Ok(())));
     }
 
-    /// What is right is read and what is wrong refused whatever a read brings.
+    /// Valid frames are read and invalid ones refused, wherever reads cut them.
     #[test]
     fn what_comes_of_frames_does_not_depend_on_where_reads_cut_them(
         frames in frames(),

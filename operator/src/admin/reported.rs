@@ -1,8 +1,8 @@
-//! What the operator keeps of a hub's answers: what it decides by and what statuses show, and nothing beside it.
+//! What the operator keeps of a hub's answers: what decisions are based on and what statuses show, nothing else.
 //!
 //! Invariants
-//! - What is only counted is not kept. What is kept is bounded in its number here, and in its bytes by who reads the body.
-//!   An empty text of a list is three bytes on the wire and eight times that in memory.
+//! - Items that are only counted are not kept. The number of kept items is bounded here, and their bytes by the reader
+//!   of the body. An empty string in a list is three bytes on the wire and eight times that in memory.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -32,7 +32,7 @@ pub(crate) struct ReportedHub {
     /// State of the link to Postgres.
     #[serde(default)]
     pub(crate) postgres: PartState,
-    /// Keys that nobody can use; `None`: not known.
+    /// Keys that nobody can use; `None`: unknown.
     #[serde(default)]
     pub(crate) dead_keys: Option<u64>,
 }
@@ -48,13 +48,13 @@ pub(crate) struct ReportedPod {
     /// Open WebSockets.
     #[serde(default)]
     pub(crate) connections: u64,
-    /// Calls that run on it; `None`: not known.
+    /// Calls that run on it; `None`: unknown.
     #[serde(default)]
     pub(crate) in_flight: Option<u64>,
-    /// Sessions whose connection is lost and whose peer may come back; `None`: not known.
+    /// Sessions whose connection is lost and whose peer may come back; `None`: unknown.
     #[serde(default)]
     pub(crate) reconnecting: Option<u64>,
-    /// How it went there in the last minute; `None`: not known.
+    /// Results of the last minute; `None`: unknown.
     #[serde(default)]
     pub(crate) last_minute: Option<LastMinute>,
     /// Whether it gives its connections away.
@@ -62,7 +62,7 @@ pub(crate) struct ReportedPod {
     pub(crate) draining: bool,
 }
 
-/// What a hub reports of a spoke (`SpokeInfo` on the wire). Two that are equal show the same in a status.
+/// What a hub reports of a spoke (`SpokeInfo` on the wire). Two equal values look the same in a status.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ReportedSpoke {
@@ -71,7 +71,7 @@ pub(crate) struct ReportedSpoke {
     pub(crate) uid: String,
     #[serde(default, deserialize_with = "instances")]
     pub(crate) instances: Instances,
-    /// How many it offers.
+    /// How many operations it offers.
     #[serde(default, deserialize_with = "count")]
     pub(crate) operations: usize,
     #[serde(default)]
@@ -81,7 +81,7 @@ pub(crate) struct ReportedSpoke {
     /// Digest of what was declared.
     #[serde(default)]
     pub(crate) declaration_digest: Option<String>,
-    /// First characters of the key that is in force.
+    /// First characters of the key in force.
     #[serde(default)]
     pub(crate) key_hint: Option<String>,
 }
@@ -90,9 +90,10 @@ pub(crate) struct ReportedSpoke {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Instances {
     pub(crate) count: usize,
-    /// Whether there are some, and all have lost their connections and may come back. How many have is no news.
+    /// Whether there are some, and all have lost their connections and may come back. How many of them is not worth a
+    /// status write.
     pub(crate) are_reconnecting: bool,
-    /// The hub that holds the connection of the newest.
+    /// The hub that holds the connection of the newest one.
     pub(crate) newest_at: Option<HubId>,
 }
 
@@ -116,7 +117,7 @@ struct Fold<A, T, F> {
 
 #[cfg(test)]
 impl ReportedHub {
-    /// What a hub reports that has all it needs, and no spokes.
+    /// The report of a hub that has all it needs, and no spokes.
     pub(crate) fn healthy() -> Self {
         Self {
             version: "1".to_owned(),
@@ -150,7 +151,7 @@ where
     }
 }
 
-/// Adds the spokes of a page to those of the pages before: `most` in all, or it is an error.
+/// Adds the spokes of a page to those of earlier pages; more than `most` in all is an error.
 pub(super) fn add_spokes(page: &RawValue, spokes: &mut Vec<ReportedSpoke>, most: usize) -> serde_json::Result<()> {
     let mut page = serde_json::Deserializer::from_str(page.get());
     fold(&mut page, (), |(), spoke| {

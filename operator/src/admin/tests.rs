@@ -1,4 +1,4 @@
-//! What answers in a hub's place, and how much of it is taken.
+//! What answers in a hub's place, and how much of it is read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,9 +20,9 @@ const BLANKS: usize = 256 << 10;
 /// What a tenant's program did.
 #[derive(Clone, Default)]
 struct Tenant {
-    /// Answers that it was led to.
+    /// How often its redirect was followed.
     followed: Arc<AtomicUsize>,
-    /// Blanks that were taken from it.
+    /// Blanks that were read from it.
     taken: Arc<AtomicUsize>,
 }
 
@@ -96,7 +96,7 @@ async fn an_answer_without_end_is_given_up_at_its_limit() {
 
     assert!(error.to_string().contains(&LIST.to_string()), "{error}");
     let taken = tenant.taken.load(Ordering::Relaxed);
-    // What lay in buffers on the way was made, too.
+    // This includes what lay in buffers on the way.
     assert!(taken <= LIST + (16 << 20), "{taken} bytes were taken");
 }
 

@@ -1,8 +1,8 @@
-//! What of a live object speaks of the same fields as a wanted one; pure.
+//! The part of a live object that covers the same fields as a wanted one; pure.
 
 use serde_json::{Map, Value};
 
-/// Fields that tell the items of a list apart, the first that an item has.
+/// Fields that identify the items of a list; the first that an item has counts.
 const KEYS: [&str; 5] = ["mountPath", "containerPort", "uid", "name", "key"];
 
 /// The live object cut down to the fields that `wanted` has; what is missing is left out.
@@ -19,8 +19,8 @@ pub(super) fn projection(live: &Value, wanted: &Value) -> Value {
     }
 }
 
-/// Items that can be told apart are compared with their namesakes, so that those of others (a sidecar that an admission
-/// webhook put in) do not matter; other lists are compared whole.
+/// Items that can be identified are compared with their namesakes, so that items from others (a sidecar that an
+/// admission webhook added) do not matter; other lists are compared whole.
 fn items(live: &[Value], wanted: &[Value]) -> Vec<Value> {
     let Some(key) = KEYS
         .into_iter()

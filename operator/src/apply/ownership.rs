@@ -1,14 +1,14 @@
-//! Whose the fields of an object are; pure.
+//! Who owns the fields of an object; pure.
 //!
-//! Creating an object makes its fields ours by `Update`, and only what is ours by `Apply` goes when it is no longer
-//! applied. So the one is turned into the other, as `kubectl` does when an object is first applied.
+//! Creating an object makes its fields ours by `Update`, but a field that is no longer applied is removed only if it is
+//! ours by `Apply`. So the one is turned into the other, as `kubectl` does when an object is first applied.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
 use serde_json::Value;
 
 use crate::kubernetes::MANAGER;
 
-/// The entries with ours by `Apply` alone, or `None`: they are that way already.
+/// The entries with ours by `Apply` alone; `None` if they are that way already.
 pub(super) fn applied(entries: &[ManagedFieldsEntry]) -> Option<Vec<ManagedFieldsEntry>> {
     let ours = |entry: &ManagedFieldsEntry, operation: &str| {
         entry.manager.as_deref() == Some(MANAGER)

@@ -1,10 +1,10 @@
-//! Writes a Hub's objects: what pods need first, the pods last, then what is no longer wanted goes.
+//! Writes a Hub's objects: first what pods need, then the pods; last, what is no longer wanted is removed.
 //!
 //! Invariants
-//! - What a pod of an older revision may need (a managed server) goes only after every pod is of the newest revision and
-//!   ready: until then the change can be taken back. A revision goes with its settings when others were wanted since, and
-//!   never while it has pods.
-//! - A volume goes with its Hub and with nothing else.
+//! - What a pod of an older revision may need (a managed server) is removed only once every pod is of the newest
+//!   revision and ready: until then the change can be taken back. A revision and its settings are removed once other
+//!   revisions were wanted after it, and never while it has pods.
+//! - A volume is deleted with its Hub and with nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,22 +29,22 @@ use crate::hub::status::Pods;
 use crate::hub::validate::Plan;
 use crate::names::is_owned_by;
 
-/// What is there after everything was applied; a status can be made of nothing else.
+/// What exists after everything was applied; a status can be made of nothing less.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveObjects {
     pub(crate) pods: Pods,
     /// The managed servers.
     pub(crate) sets: Vec<Arc<StatefulSet>>,
     pub(crate) history: KeptRevisions,
-    /// Secrets that pods of older revisions were made for with another content.
+    /// Secrets whose content differs from what pods of older revisions were made for.
     pub(crate) changed_secrets: Vec<String>,
     /// Why the roll-out is paused.
     pub(crate) paused: Option<PausedRollout>,
-    /// Time alone may bring the next step after this long.
+    /// The next step may become possible after this long, by the passing of time alone.
     pub(crate) again: Option<Duration>,
 }
 
-/// A volume that a StatefulSet asks for: size and class; `None`: none, its data are in the pod.
+/// The volume that a StatefulSet asks for: size and class. `None`: no volume, the data are in the pod.
 type Volume = Option<(String, Option<String>)>;
 
 /// Names of what is wanted, by kind.
@@ -55,14 +55,14 @@ struct Kept {
     revisions: Revisions,
 }
 
-/// Names of what is kept of revisions, by kind.
+/// Names of what is kept for revisions, by kind.
 struct Revisions {
     configs: Vec<String>,
     /// ControllerRevisions and ReplicaSets.
     sets: Vec<String>,
 }
 
-/// Revisions that are kept: the newest, the last before it, and every one with pods.
+/// The revisions that are kept: the newest, the last one before it, and every one with pods.
 pub(crate) fn kept(ctx: &Context, plan: &Plan, mut history: KeptRevisions) -> KeptRevisions {
     let fleet = roll_out::fleet(ctx, &plan.names).fleet;
     history.forget(|revision| has_pods(&fleet, &revision.name));
@@ -142,7 +142,7 @@ pub(crate) async fn apply(
     }
     for (index, set) in replica_sets.into_iter().enumerate() {
         let place = ObjectRef::new(&set.name_any()).within(&plan.names.namespace);
-        // Of an older revision that has none, none is wanted.
+        // An older revision without a ReplicaSet is not given one.
         if index == 0 || stores.replica_sets.get(&place).is_some() {
             applier.apply_unscaled(&stores.replica_sets, set).await?;
         }
@@ -169,8 +169,8 @@ fn has_pods(fleet: &Fleet, revision: &str) -> bool {
         .is_some_and(|set| set.replicas > 0 || !set.pods.is_empty())
 }
 
-/// The API server refuses another volume for a StatefulSet that is there, and says only that it does: a Hub whose server
-/// was not managed for a moment can ask for one before the old server is gone.
+/// The API server refuses another volume for an existing StatefulSet without saying why. This can happen to a Hub whose
+/// server was not managed for a moment and that asks for one again before the old server is gone.
 fn fixed(live: &StatefulSet, wanted: &StatefulSet) -> Result<(), Error> {
     let (was, now) = (volume(live), volume(wanted));
     let same = match (&was, &now) {
@@ -193,7 +193,7 @@ fn fixed(live: &StatefulSet, wanted: &StatefulSet) -> Result<(), Error> {
     })
 }
 
-/// How much a size is; the API server writes `1024Mi` as `1Gi`.
+/// A size in bytes, to compare by value; the API server writes `1024Mi` as `1Gi`.
 fn bytes(size: &str) -> Option<u128> {
     const UNITS: [(&str, u128); 13] = [
         ("Ki", 1 << 10),
@@ -231,14 +231,15 @@ fn volume(set: &StatefulSet) -> Volume {
     ))
 }
 
-/// What pods of an older revision may still talk to stays until there are none.
+/// Removes what is no longer wanted, except what pods of an older revision may still talk to, which stays until there
+/// are none.
 async fn prune(ctx: &Context, hub: &Hub, applier: &Applier<'_>, kept: &Kept, settled: bool) -> Result<(), Error> {
     let stores = &ctx.stores;
     let disruptions = applier.unwanted(&stores.disruptions, &kept.disruptions);
     let replica_sets = applier.unwanted(&stores.replica_sets, &kept.revisions.sets);
     let revisions = applier.unwanted(&stores.revisions, &kept.revisions.sets);
     let configs = applier.unwanted(&stores.configs, &kept.revisions.configs);
-    // With no pod at all nothing has shown yet that the replacement works.
+    // While there is no pod at all, nothing has shown yet that the replacement works.
     let (services, sets) = if settled && hub.spec.replicas > 0 {
         (
             applier.unwanted(&stores.services, &kept.services),
@@ -262,8 +263,8 @@ async fn prune(ctx: &Context, hub: &Hub, applier: &Applier<'_>, kept: &Kept, set
     applier.remove(&disruptions).await
 }
 
-/// The passwords of servers that kept nothing. That of a volume stays with it: both are used again when the server is
-/// wanted again, and both go with the Hub.
+/// The passwords of servers that kept no data. The password of a volume stays with it: both are used again when the
+/// server is wanted again, and both go with the Hub.
 fn passwords(ctx: &Context, owner: &str, sets: &[Arc<StatefulSet>]) -> Vec<Arc<Secret>> {
     let keeps = |set: &StatefulSet| {
         let claims = set.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_ref());
@@ -294,7 +295,7 @@ impl Revisions {
         }
     }
 
-    /// Pods whose revision is not known any more read its settings all the same.
+    /// Adds the revisions of existing pods: they read their settings even if the revision is no longer known.
     fn and_those_with_pods(&mut self, plan: &Plan, fleet: &Fleet) {
         for set in fleet.sets.iter().filter(|set| has_pods(fleet, &set.revision)) {
             self.configs.push(plan.names.config(&set.revision));

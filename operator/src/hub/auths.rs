@@ -1,4 +1,4 @@
-//! What was read of the Secrets with the keys of Hubs.
+//! What was read from the Secrets with the keys of Hubs.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 pub(super) struct Auth {
     /// Digest of what matters in it.
     pub(super) digest: String,
-    /// Of the hash key: what digests of passwords are salted with.
+    /// A salt for digests of passwords, derived from the hash key.
     pub(super) salt: String,
 }
 
-/// What is known of each Secret, by the Hub's uid (and a name), with the version of the Secret: the content is read when
-/// that is another.
+/// What is known of each Secret, by the Hub's uid (and a name), with the version of the Secret: the content is read
+/// again only when the version differs.
 #[derive(Debug, Default)]
 pub(crate) struct Auths(Mutex<HashMap<String, (String, Auth)>>);
 

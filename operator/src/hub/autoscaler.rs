@@ -1,8 +1,10 @@
-//! Scales a Hub by itself: reads who else does, decides, and writes `spec.replicas` through the scale subresource.
+//! Scales a Hub: checks whether another autoscaler does, decides, and writes `spec.replicas` through the scale
+//! subresource.
 //!
 //! Invariants
-//! - Nothing is written while another autoscaler acts on the Hub, or while it is not known whether one does.
-//! - A number is written only over the Hub that was decided by, and the status says so only when it was.
+//! - Nothing is written while another autoscaler acts on the Hub, or while it is unknown whether one does.
+//! - A number is written only over the version of the Hub that it was decided for, and the status reports it only if it
+//!   was written.
 
 mod decision;
 mod foreign;
@@ -23,7 +25,7 @@ use crate::error::Error;
 use crate::hub::figures::Figures;
 use crate::hub::roll_out;
 
-/// That the load was looked at is written this much later at most, beside the time after which a report is none.
+/// How late the status may say when the load was last looked at, beyond the age at which a report becomes stale.
 const SEEN: Duration = Duration::from_secs(30);
 
 /// What is to become of a Hub's number of pods.
@@ -35,7 +37,7 @@ pub(crate) struct Scaling {
     to: Option<i32>,
 }
 
-/// Looks how many pods a Hub should have.
+/// Looks at the load and decides how many pods a Hub should have.
 pub(crate) async fn look(ctx: &Context, hub: &Hub, figures: &Figures) -> Scaling {
     let Some(spec) = &hub.spec.autoscaling else {
         let message = "spec.autoscaling is not set: whoever likes may scale the Hub";
@@ -76,7 +78,7 @@ pub(crate) async fn look(ctx: &Context, hub: &Hub, figures: &Figures) -> Scaling
     }
 }
 
-/// Carries out what was decided. Where that fails the window stays open: it is decided again at the next look.
+/// Carries out the decision. If that fails, the window stays open and the next look decides again.
 pub(crate) async fn apply(ctx: &Context, hub: &Hub, scaling: &mut Scaling) -> Result<(), Error> {
     let Some(to) = scaling.to else { return Ok(()) };
     let (namespace, name) = (hub.namespace().unwrap_or_default(), hub.name_any());

@@ -1,4 +1,4 @@
-//! Turns a plan into objects; pure. A value that no object can hold is an error, not a panic: it may be a user's.
+//! Turns a plan into objects; pure. A value that no object can hold is an error, not a panic: it may come from a user.
 
 mod account;
 mod config;
@@ -22,7 +22,7 @@ use crate::hub::revision::{Inputs, Made, Revision};
 use crate::hub::validate::{Plan, Wiring};
 use crate::names::Part;
 
-/// All that a Hub owns, Secrets aside.
+/// All that a Hub owns, except Secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct DesiredObjects {
     pub(crate) account: ServiceAccount,
@@ -35,7 +35,7 @@ pub(crate) struct DesiredObjects {
     pub(crate) replica_sets: Vec<ReplicaSet>,
 }
 
-/// What a plan makes of a revision with these inputs. `count`: what its pods tell the other hubs as their revision.
+/// What a plan makes of a revision with these inputs. `count` is what its pods tell the other hubs as their revision.
 pub(crate) fn made(plan: &Plan, inputs: &Inputs, count: i64) -> Result<Made, Error> {
     Ok(Made {
         count,
@@ -45,7 +45,7 @@ pub(crate) fn made(plan: &Plan, inputs: &Inputs, count: i64) -> Result<Made, Err
     })
 }
 
-/// The objects of a plan; those of its revisions as the revisions keep them.
+/// The objects of a plan; those of its revisions as they were kept.
 pub(crate) fn build(plan: &Plan, generated: &Generated, revisions: &[Revision]) -> Result<DesiredObjects, Error> {
     let mut services = service::of_hub(plan)?;
     let mut sets = Vec::new();

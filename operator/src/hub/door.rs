@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::names::{ObjectNames, is_owned_by};
 
-/// The Hub's admin API. Who asks for it shows the admin key there, so the name must be the Hub's own.
+/// The Hub's admin API. The caller will send the admin key there, so the Service must be the Hub's own.
 ///
 /// # Errors
 /// [`Error::Stranger`]: the Service of that name is not the Hub's.

@@ -1,7 +1,7 @@
-//! What the pods of a Hub have, and how their connections are spread; pure.
+//! The load of a Hub's pods, and how their connections are spread; pure.
 //!
 //! Invariants
-//! - Nothing is said of all pods together while one that is ready is not known: what is missing is not nothing.
+//! - Nothing is said about all pods together while the load of a ready one is unknown: missing is not the same as zero.
 
 use alkhub_crds::hub::{HubBalance, HubPod};
 use alkhub_protocol::admin::{BALANCE_SLACK, BalanceReport, balance_goal};
@@ -11,32 +11,32 @@ use crate::hub::fleet::{Fleet, Pod, PodLoad, PodPresence, PodStanding, Set};
 /// What is known of the pods.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Figures {
-    /// Those that are there, by name.
+    /// The pods that exist, by name.
     pub(crate) pods: Vec<HubPod>,
-    /// What they have together.
+    /// Their total.
     pub(crate) sum: Result<Sum, Unknown>,
 }
 
-/// What all pods have together.
+/// The total of all pods.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sum {
-    /// Calls that run, with those of pods that are to go.
+    /// Running calls, including those of pods that are to go.
     pub(crate) in_flight: u64,
-    /// How the connections are spread, with those of pods that are to go.
+    /// How the connections are spread, including those of pods that are to go.
     pub(crate) balance: BalanceReport,
     /// Pods that are to stay.
     pub(crate) staying: u32,
-    /// A pod may be counted with what others have by now: it is reported twice, or it has stopped being ready of late and its
-    /// peers may be elsewhere.
+    /// Something may be counted twice: a pod is reported twice, or has recently stopped being ready and its peers may
+    /// be elsewhere by now.
     pub(crate) is_doubtful: bool,
 }
 
-/// Why it is not known what the pods have.
+/// Why the total is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// No pod is ready that is to stay.
+    /// No pod that is to stay is ready.
     NoPod,
-    /// This one is ready, and no report has its figures.
+    /// This pod is ready, and no report has its figures.
     Missing(String),
 }
 
@@ -62,7 +62,7 @@ impl Figures {
 // === impl Sum ===
 
 impl Sum {
-    /// Whether the fullest pod has no more than the hubs let it have: a tenth more than the mean, and a few.
+    /// Whether the fullest pod has no more than the hubs allow it: a tenth above the mean, and a few more.
     pub(crate) fn is_even(&self) -> bool {
         let mean = self.balance.total as f64 / f64::from(self.staying.max(1));
         self.balance.max as f64 <= balance_goal(mean, BALANCE_SLACK)
@@ -96,7 +96,7 @@ fn sum(fleet: &Fleet) -> Result<Sum, Unknown> {
     })
 }
 
-/// Whether a pod may have less by now. One that is not ready for long has what it has.
+/// Whether a pod may have less by now. One that has been unready for long is taken to have what was reported.
 fn is_doubtful(pod: &Pod, load: PodLoad) -> bool {
     let is_here = pod.presence == PodPresence::Here && pod.stuck.is_none();
     load.is_twofold || (is_here && pod.standing < PodStanding::Fresh && !load.is_nothing())
@@ -118,7 +118,7 @@ fn shown(set: &Set, pod: &Pod) -> HubPod {
     }
 }
 
-/// What a tenant's program reports may be any number; the largest that every reader of JSON keeps to the digit.
+/// A tenant's program may report any number; this caps it at the largest that every JSON reader keeps exactly.
 fn number(number: u64) -> i64 {
     const LARGEST: u64 = (1 << 53) - 1;
     i64::try_from(number.min(LARGEST)).unwrap_or_default()

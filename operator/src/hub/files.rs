@@ -1,12 +1,12 @@
-//! The files of a hub's pod: what the volume puts there, and where the settings say that it is.
+//! The files in a hub's pod: what the volume puts there, and where the settings point.
 
 /// Where the volume is mounted.
 pub(crate) const FOLDER: &str = "/etc/alkhub";
 
-/// The settings; their key in the ConfigMap, too.
+/// The settings; also their key in the ConfigMap.
 pub(crate) const SETTINGS: &str = "hub.toml";
 
-/// The key of the hash.
+/// The hash key.
 pub(crate) const HASH_KEY: &str = "auth/hash-key";
 
 /// The first admin key.
@@ -22,11 +22,11 @@ pub(crate) const POSTGRES: BackendFiles = BackendFiles {
     ca: "secrets/postgres-ca.crt",
 };
 
-/// What the pod has of a Redis or a Postgres, in [`FOLDER`].
+/// The files in [`FOLDER`] that belong to a Redis or a Postgres.
 #[derive(Debug)]
 pub(crate) struct BackendFiles {
     pub(crate) url: &'static str,
-    /// Authorities; not there unless the Hub names some.
+    /// Certificate authorities; only there if the Hub names some.
     pub(crate) ca: &'static str,
 }
 

@@ -1,21 +1,21 @@
 //! Which of a Hub's pods comes or goes next; pure.
 //!
-//! A fleet has one ReplicaSet for each revision. Kubernetes keeps their pods, also while no operator runs; what is decided
-//! here is how many each of them asks for, and which pod goes when it asks for fewer.
+//! A fleet has one ReplicaSet for each revision. Kubernetes keeps their pods, even while no operator runs; what is
+//! decided here is how many pods each of them asks for, and which pod goes when it asks for fewer.
 //!
-//! A pod goes in two writes. *Drain* marks it: its deletion cost is the lowest that there is, an autoscaler counts it no
-//! longer, and its hub is told to give its connections away. *Shrink* asks the pod's ReplicaSet for one less. Until then the
-//! mark can be taken back (*Cancel*).
+//! A pod goes in two writes. *Drain* marks it: it gets the lowest possible deletion cost, an autoscaler no longer
+//! counts it, and its hub is told to give its connections away. *Shrink* asks the pod's ReplicaSet for one pod less.
+//! Until then the mark can be taken back (*Cancel*).
 //!
 //! Invariants
-//! - No state but the cluster's. A step is one write; whoever leads next reads what is there and goes on.
+//! - There is no state but the cluster's. A step is one write; the next leader reads what is there and goes on.
 //! - No step takes a ready pod while fewer others are ready than the goal asks for, and none asks for more than one pod
 //!   beyond the goal (a goal of 0 takes all of them).
 //! - A ReplicaSet is asked for fewer pods only when it is certain that the marked one goes, and then for one less. Its
-//!   controller takes pods that are not ready before it looks at the deletion cost: hence [`PodStanding`].
+//!   controller removes pods that are not ready before it looks at the deletion cost: hence [`PodStanding`].
 //! - Ready pods go one after the other: none is marked while another one is marked or still leaving.
 //! - Ready pods that are held are not chosen, and go only when all go.
-//! - While the goal is paused nothing is marked and no ReplicaSet is asked for fewer pods, unless for none at all.
+//! - While the goal is paused, nothing is marked and no ReplicaSet is asked for fewer pods, unless for none at all.
 
 pub(crate) mod seen;
 mod state;
@@ -30,7 +30,7 @@ pub(crate) use self::state::{Drain, Fleet, Pod, PodLoad, PodPresence, PodStandin
 pub(crate) struct Goal {
     pub(crate) revision: String,
     pub(crate) replicas: i32,
-    /// No pod goes, and none comes that is not missing: what runs is not to be replaced for now.
+    /// No pod goes, and none comes except to replace a missing one: what runs is not to be replaced for now.
     pub(crate) is_paused: bool,
     /// Ready pods that stay for now, unless all go.
     pub(crate) held: Option<HeldPods>,
@@ -39,22 +39,22 @@ pub(crate) struct Goal {
 /// Which ready pods stay for now, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeldPods {
-    /// None is marked: what they have is not known yet.
+    /// None is marked: their load is not known yet.
     Unasked,
-    /// None of the newest revision is marked or goes: without Redis its peers find no other one.
+    /// No pod of the newest revision is marked or goes: without Redis, its peers could not find another.
     NoRedis,
 }
 
 /// The next write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// None: all is as wanted, or somebody else has to do something first.
+    /// Nothing: all is as wanted, or somebody else has to act first.
     Hold,
     /// The newest revision's ReplicaSet asks for more pods.
     Surge(Scale),
     /// A pod is marked.
     Drain(Pod),
-    /// The mark of a pod is one of now.
+    /// The mark of a pod is renewed, as of now.
     Renew(Pod),
     /// The mark of a pod is taken away.
     Cancel(Pod),
@@ -62,8 +62,8 @@ pub(crate) enum Step {
     Shrink(Scale),
 }
 
-/// Where a pod is among those that may go: by its standing, an old one before a new one, one that was emptied, one of
-/// which is known what it has, the one that has least, and by its name.
+/// The order in which pods go: by standing, older revisions before the newest, pods being emptied first, then those
+/// whose load is known, the least loaded first, and by name.
 type Rank<'a> = (PodStanding, bool, bool, bool, PodLoad, Reverse<&'a str>);
 
 /// A fleet beside what is wanted.
@@ -76,7 +76,7 @@ struct View<'a> {
 pub(crate) fn step(fleet: &Fleet, goal: &Goal) -> Step {
     let view = View { fleet, goal };
     let next = if goal.replicas == 0 {
-        // All pods of all revisions go: it matters to nobody which is the first.
+        // All pods of all revisions go, so it does not matter which is first.
         view.stop()
     } else if goal.is_paused {
         view.keep().or_else(|| view.fill())
@@ -94,13 +94,13 @@ pub(crate) fn step(fleet: &Fleet, goal: &Goal) -> Step {
 // === impl Goal ===
 
 impl Goal {
-    /// Whether a pod is not marked for now.
+    /// Whether a pod must not be marked for now.
     fn is_held(&self, set: &Set, pod: &Pod) -> bool {
         let is_unasked = self.held == Some(HeldPods::Unasked) && pod.standing == PodStanding::Ready;
         is_unasked || self.keeps(set, pod)
     }
 
-    /// Whether a pod that may be marked already stays for now.
+    /// Whether a pod stays for now, even if it is already marked.
     pub(crate) fn keeps(&self, set: &Set, pod: &Pod) -> bool {
         let is_newest = set.revision == self.revision && pod.standing == PodStanding::Ready;
         self.held == Some(HeldPods::NoRedis) && is_newest
@@ -120,10 +120,10 @@ impl View<'_> {
         (set.replicas - wanted).max(0)
     }
 
-    /// Where a pod is among those that may go, the first first.
+    /// The rank of a pod among those that may go; the lowest goes first.
     fn rank<'b>(&self, set: &Set, pod: &'b Pod) -> Rank<'b> {
         let (is_newest, load) = (!self.is_old(set), pod.load.unwrap_or_default());
-        // What is not known may be much.
+        // An unknown load may be a high one.
         let is_unknown = pod.load.is_none();
         (
             pod.standing,
@@ -136,7 +136,7 @@ impl View<'_> {
     }
 
     /// Whether a pod may go: it is no longer needed, the others are enough without it, and its ReplicaSet's controller
-    /// would take it before any other that is not marked.
+    /// would take it before any other unmarked one.
     fn may_go(&self, set: &Set, pod: &Pod) -> bool {
         let is_first = |other: &Pod| other.uid == pod.uid || other.drain.is_some() || other.standing >= pod.standing;
         let is_spare = match pod.standing {
@@ -149,8 +149,8 @@ impl View<'_> {
         self.surplus(set) > 0 && is_spare && set.here().all(is_first)
     }
 
-    /// How many pods of older revisions that are not ready need not be waited for. In a roll-out that does not come to its
-    /// end they must: theirs is the revision that works, and a pod that was lost comes back.
+    /// How many unready pods of older revisions may be given up. In a roll-out that does not finish they must be waited
+    /// for: theirs is the revision that works, and a pod that was lost comes back.
     fn spare(&self) -> i32 {
         let asked: i32 = self.fleet.sets.iter().map(|set| set.replicas).sum();
         let newest = self.fleet.set(&self.goal.revision);
@@ -162,17 +162,17 @@ impl View<'_> {
     fn ready_besides(&self, pod: &Pod) -> i32 {
         let others = self.fleet.pods().filter(|other| other.uid != pod.uid);
         let ready = i32::try_from(others.filter(|other| other.is_counted_on()).count()).unwrap_or(i32::MAX);
-        // A ReplicaSet that was made to ask for fewer by another hand takes some of them any moment.
+        // If somebody else made a ReplicaSet ask for fewer, it may take some of them any moment.
         let taken = |set: &Set| (set.count() - set.replicas - i32::try_from(set.marked().count()).unwrap_or(0)).max(0);
         ready - self.fleet.sets.iter().map(taken).sum::<i32>()
     }
 
-    /// Takes back a mark that is not right any more, and lets an autoscaler count again what has none.
+    /// Takes back a mark that no longer applies, and makes an autoscaler count an unmarked pod again.
     fn cancel(&self) -> Option<Step> {
         if let Some(pod) = self.fleet.here().find(|pod| pod.drain.is_none() && !pod.is_serving) {
             return Some(Step::Cancel(pod.clone()));
         }
-        // The controller of one that is deleting may have chosen its pod: that cannot be taken back.
+        // The controller of a deleting ReplicaSet may have chosen its pod already: that cannot be taken back.
         let sets = self.fleet.sets.iter().filter(|set| !set.is_deleting());
         let wrong = sets.filter_map(|set| {
             let mut marked: Vec<_> = set.marked().collect();
@@ -186,7 +186,7 @@ impl View<'_> {
         wrong.into_iter().next().cloned().map(Step::Cancel)
     }
 
-    /// Asks for pods of the newest revision: up to the goal, with one pod more than that in all revisions together.
+    /// Asks for pods of the newest revision: up to the goal, with at most one pod beyond it in all revisions together.
     fn surge(&self) -> Option<Step> {
         let set = self.fleet.set(&self.goal.revision)?;
         let older: i32 = self
@@ -200,7 +200,7 @@ impl View<'_> {
         (to > set.replicas).then(|| Step::Surge(set.scaled(to)))
     }
 
-    /// Asks no longer for pods that are not wanted and not there: nothing is lost with them.
+    /// Stops asking for pods that are neither wanted nor there: nothing is lost with them.
     fn give_up_missing(&self) -> Option<Step> {
         self.fleet.sets.iter().filter(|set| set.is_observed).find_map(|set| {
             let few = if self.is_old(set) {
@@ -213,7 +213,8 @@ impl View<'_> {
         })
     }
 
-    /// Marks a pod anew whose hub has its connections again: whoever leads next shall not take the old mark for its time.
+    /// Renews the mark of a pod whose hub has taken its connections back: the next leader must not read the old mark's
+    /// time as drain time.
     fn renew(&self) -> Option<Step> {
         let sets = self.fleet.sets.iter().filter(|set| !set.is_deleting());
         let mut marked = sets.flat_map(Set::marked);
@@ -225,7 +226,7 @@ impl View<'_> {
     fn shrink(&self) -> Option<Step> {
         let stays = |set: &Set| set.marked().any(|pod| self.goal.keeps(set, pod));
         let is_settled = |set: &&Set| set.is_observed && set.count() == set.replicas && !stays(set);
-        // Of two that are marked the controller may take either.
+        // If two are marked, the controller may take either.
         let ends = |set: &Set| {
             let mut drains = set.marked().filter_map(|pod| pod.drain).peekable();
             drains.peek().is_some() && drains.all(|drain| drain.is_over)

@@ -1,4 +1,4 @@
-//! The Secrets of a Hub that are made once: the hash's key and the first admin key, passwords of managed servers.
+//! The Secrets of a Hub that are made once: the hash key and the first admin key, and passwords of managed servers.
 
 mod servers;
 
@@ -26,14 +26,14 @@ pub(crate) const HASH_KEY: &str = "hash-key";
 /// The first key with scope `admin`; [`admin_key`] reads it.
 pub(crate) const ADMIN_KEY: &str = "admin-key";
 
-/// What the pods read of the Secrets: when it becomes another, the pods must restart.
+/// What the pods read from the Secrets: when it changes, the pods must restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Generated {
     /// Digest of both keys.
     pub(crate) auth: String,
-    /// What digests of passwords that people chose are salted with.
+    /// The salt for digests of passwords that people chose.
     pub(crate) salt: String,
-    /// Digests of the Secrets of managed servers: of another one, and of another password in it.
+    /// Digests of the Secrets of managed servers; they change with the Secret and with the password in it.
     pub(crate) redis: Option<String>,
     pub(crate) postgres: Option<String>,
 }
@@ -49,15 +49,15 @@ pub(crate) async fn ensure(ctx: &Context, hub: &Hub, plan: &Plan) -> Result<Gene
     })
 }
 
-/// The admin key in a Hub's Secret, without the newline that an editor adds; `None`: there is none.
+/// The admin key in a Hub's Secret, without the newline that an editor may add; `None`: there is none.
 pub(crate) fn admin_key(secret: &Secret) -> Option<SecretString> {
     let text = generated::text(secret, ADMIN_KEY)?;
     let key = text.trim();
     (!key.is_empty()).then(|| key.into())
 }
 
-/// The Secret with the keys outlives its Hub unless the Hub says otherwise: without it no key in the schema opens
-/// anything, and the schema outlives the Hub, too.
+/// The Secret with the keys outlives its Hub unless the Hub says otherwise: without it, no key in the schema opens
+/// anything, and the schema outlives the Hub too.
 fn auth_meta(hub: &Hub, names: &ObjectNames) -> ObjectMeta {
     let meta = names.meta(names.auth(), Part::Hub);
     let auth = hub.spec.auth.as_ref();
@@ -71,7 +71,7 @@ fn auth_meta(hub: &Hub, names: &ObjectNames) -> ObjectMeta {
     }
 }
 
-/// Of the hash key and the admin key, which somebody may have edited.
+/// Reads the hash key and the admin key, which somebody may have edited.
 async fn auth(ctx: &Context, names: &ObjectNames, meta: ObjectMeta) -> Result<Auth, Error> {
     let version = seen(ctx, names, &meta).and_then(|seen| seen.metadata.resource_version.clone());
     if let Some(known) = ctx.auths.of(&names.uid, version.as_deref()) {
@@ -94,7 +94,7 @@ async fn auth(ctx: &Context, names: &ObjectNames, meta: ObjectMeta) -> Result<Au
     Ok(auth)
 }
 
-/// The metadata of a Secret of the Hub's that is there as it should be.
+/// The metadata of a Secret of the Hub, if it exists and is as it should be.
 fn seen(ctx: &Context, names: &ObjectNames, meta: &ObjectMeta) -> Option<Arc<PartialObjectMeta<Secret>>> {
     let name = meta.name.as_deref().unwrap_or_default();
     let seen = ctx.stores.secret(&names.namespace, name)?;
@@ -104,7 +104,7 @@ fn seen(ctx: &Context, names: &ObjectNames, meta: &ObjectMeta) -> Option<Arc<Par
     well.then_some(seen)
 }
 
-/// Whether a restored Secret holds both keys as the hub reads them: else a hub would start with half of them.
+/// Whether a restored Secret holds both keys as the hub reads them; otherwise a hub would start with half of them.
 fn is_whole(secret: &Secret) -> bool {
     let hash_key = generated::text(secret, HASH_KEY).unwrap_or_default();
     let hash_key = hash_key.trim();

@@ -6,16 +6,16 @@ use alkhub_config::{ServerConfig, drain};
 
 use crate::hub::spec_error::SpecError;
 
-/// Time for the process itself to notice the signal and to go, beside what the drain's parts may take.
+/// Time for the process itself to notice the signal and to exit, in addition to the parts of the drain.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// The longest grace period that is asked for: Kubernetes itself counts no further.
+/// The longest grace period that is asked for: Kubernetes counts no further.
 const LONGEST: u64 = 0x7fff_ffff;
 
-/// In this time the rule of the hubs empties a pod.
+/// The hubs' rebalancing rule empties a pod within this time.
 pub(crate) const EMPTYING: Duration = Duration::from_secs(30);
 
-/// The shortest grace period that no part of the drain is cut off by, in seconds.
+/// The shortest grace period that cuts off no part of the drain, in seconds.
 pub(crate) fn least(server: &ServerConfig) -> u64 {
     let parts = [server.drain_delay, server.drain_timeout, drain::LIMIT, MARGIN];
     let all = parts.into_iter().fold(Duration::ZERO, Duration::saturating_add);
@@ -23,13 +23,13 @@ pub(crate) fn least(server: &ServerConfig) -> u64 {
     whole.min(LONGEST)
 }
 
-/// For how long a pod that is to go is waited for while it gives its connections away, in whole seconds: as long as its calls
-/// may take, and as the hubs need.
+/// For how long a pod that is to go is waited for while it gives its connections away, in whole seconds: as long as its
+/// calls may take, plus what the hubs need.
 pub(crate) fn emptying(server: &ServerConfig) -> u64 {
     server.drain_timeout.max(EMPTYING).as_secs().min(LONGEST)
 }
 
-/// Checks a grace period that somebody asks for.
+/// Checks a grace period that a user asks for.
 pub(crate) fn check(given: Option<i64>, server: &ServerConfig) -> Result<(), SpecError> {
     let least = least(server);
     match given {

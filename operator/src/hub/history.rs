@@ -1,7 +1,7 @@
-//! The revisions of a Hub that are kept, as ControllerRevisions: the one that is wanted is found, or made.
+//! The revisions of a Hub that are kept, as ControllerRevisions: the wanted one is found, or made.
 //!
 //! Invariants
-//! - A revision is made once. What is found is used as it stands, whatever this operator would make of it.
+//! - A revision is made once. One that is found is used as it stands, whatever this operator would make of it.
 //! - The numbers grow with each use, so that they tell which revisions were wanted last.
 
 use alkhub_crds::Hub;
@@ -19,14 +19,14 @@ use crate::hub::validate::Plan;
 use crate::kubernetes::Going as _;
 use crate::names::{ObjectNames, is_owned_by};
 
-/// Revisions that are kept at zero beside the newest, so that a change that is taken back is back in one step.
+/// Revisions without pods that are kept besides the newest, so that a change can be reverted in one step.
 const KEPT: usize = 2;
 
-/// The revisions of a Hub, the newest first: it is the one that is wanted.
+/// The revisions of a Hub, newest first; the newest is the one that is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct KeptRevisions {
     revisions: Vec<Revision>,
-    /// This operator would make another template of the newest.
+    /// Whether this operator would make a different template of the newest one.
     pub(crate) is_outdated: bool,
 }
 
@@ -46,7 +46,7 @@ pub(crate) async fn ensure(ctx: &Context, plan: &Plan, generated: &Generated) ->
     Ok(KeptRevisions { revisions, is_outdated })
 }
 
-/// The revision that was wanted last, as the cache has it.
+/// The revision that was wanted last, according to the cache.
 pub(crate) fn newest(ctx: &Context, hub: &Hub) -> Option<String> {
     known(ctx, &ObjectNames::of(hub))
         .into_iter()
@@ -54,7 +54,7 @@ pub(crate) fn newest(ctx: &Context, hub: &Hub) -> Option<String> {
         .map(|revision| revision.name)
 }
 
-/// The Hub's revisions, the one with the highest number first.
+/// The Hub's revisions, the highest number first.
 fn known(ctx: &Context, names: &ObjectNames) -> Vec<Revision> {
     let ours = |kept: &ControllerRevision| is_owned_by(&kept.metadata, &names.uid) && !kept.meta_is_going();
     let kept = ctx.stores.revisions.state_filter(ours);
@@ -68,7 +68,7 @@ async fn live(ctx: &Context, names: &ObjectNames, revision: &str) -> Result<Opti
     let place = ObjectRef::new(&name).within(&names.namespace);
     let live = match ctx.stores.revisions.get(&place) {
         Some(live) => live.as_ref().clone(),
-        // Not in the cache: it may still be there, without our label or younger than the cache.
+        // It may exist all the same, without our label or younger than the cache.
         None => match ctx
             .kubernetes
             .get::<ControllerRevision>(&names.namespace, &name)
@@ -103,7 +103,7 @@ async fn make(ctx: &Context, plan: &Plan, inputs: &Inputs, number: i64) -> Resul
     read(&made)
 }
 
-/// Takes a revision that is there: it becomes the newest (`last`: the highest number of the others), and is found by our
+/// Reuses an existing revision: it becomes the newest (`last` is the highest number of the others), and is found by our
 /// labels again.
 async fn again(ctx: &Context, names: &ObjectNames, live: &ControllerRevision, last: i64) -> Result<Revision, Error> {
     let revision = read(live)?;
@@ -138,7 +138,7 @@ impl KeptRevisions {
         &self.revisions[0]
     }
 
-    /// Leaves out old revisions beyond those that are kept, unless somebody still needs them.
+    /// Drops old revisions beyond those that are kept, unless somebody still needs them.
     pub(crate) fn forget(&mut self, is_needed: impl Fn(&Revision) -> bool) {
         let mut place = 0;
         self.revisions.retain(|revision| {
@@ -152,8 +152,8 @@ impl KeptRevisions {
         &self.revisions
     }
 
-    /// Secrets that revisions with pods were made for with another content than the newest. `auth`: the one with the hash
-    /// key, which salts the digests of the others.
+    /// Secrets whose content has changed since revisions that still have pods were made. `auth` is the Secret with the
+    /// hash key, which salts the digests of the others.
     pub(crate) fn changed_secrets(&self, auth: &str, has_pods: impl Fn(&Revision) -> bool) -> Vec<String> {
         let now: &Made = &self.newest().made;
         let old = self.revisions.iter().skip(1).filter(|revision| has_pods(revision));

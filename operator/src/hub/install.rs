@@ -1,10 +1,11 @@
 //! Which install of the operator keeps a Hub, where several watch it: the one that its status names.
 //!
 //! Invariants
-//! - It is named there on exactly the version that was seen: of two installs that found none, one gets 409.
-//! - Of another's Hub, and of its Spokes, nothing is written.
-//! - A Hub is taken over only from an install whose Lease is gone, or that nobody has renewed for [`SILENT`] and four
-//!   times its duration, by this process's own clock. Who may not read that Lease leaves the Hub alone.
+//! - An install names itself on exactly the version of the Hub that it saw: of two installs that found none, one gets
+//!   409.
+//! - Nothing is written to a Hub that another install keeps, or to its Spokes.
+//! - A Hub is taken over only from an install whose Lease is gone, or has not been renewed for [`SILENT`] and four
+//!   times its duration, by this process's own clock. An operator that may not read that Lease leaves the Hub alone.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::args::Args;
 use crate::context::Context;
 use crate::error::Error;
 
-/// An install whose Lease has not changed for this long has ended.
+/// An install whose Lease has not changed for this long is considered ended.
 const SILENT: Duration = Duration::from_secs(20);
 
 /// The name of an install.
@@ -25,7 +26,7 @@ pub(crate) fn own(options: &Args) -> String {
     format!("{}/{}", options.namespace, options.lease_name)
 }
 
-/// Who else keeps a Hub; `None`: this install, or nobody yet.
+/// The other install that keeps a Hub; `None`: this install does, or nobody yet.
 pub(crate) fn other<'a>(options: &Args, hub: &'a Hub) -> Option<&'a str> {
     let install = hub.status.as_ref()?.operator.as_deref();
     install.filter(|_| is_other(options, install))
@@ -36,7 +37,7 @@ pub(crate) fn is_other(options: &Args, install: Option<&str>) -> bool {
     install.is_some_and(|install| !install.is_empty() && install != own(options))
 }
 
-/// Makes the Hub ours, unless it is another's.
+/// Makes the Hub ours, unless another install keeps it.
 pub(crate) async fn take(ctx: &Context, hub: &Hub) -> Result<bool, Error> {
     let own = own(&ctx.options);
     let install = hub.status.as_ref().and_then(|status| status.operator.as_deref());
@@ -64,7 +65,7 @@ pub(crate) async fn take(ctx: &Context, hub: &Hub) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Whether nobody is there any more to keep what an install kept.
+/// Whether an install has ended, so that nobody keeps its Hubs any more.
 async fn has_ended(ctx: &Context, install: &str) -> Result<bool, Error> {
     let Some((namespace, name)) = install.split_once('/') else {
         return Ok(true);

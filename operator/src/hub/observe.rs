@@ -20,13 +20,13 @@ use crate::secrets::{Fact, Location, SecretFormat};
 /// What was read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
-    /// A Secret that the Hub names has just changed, and others may follow.
+    /// Whether a Secret that the Hub names has just changed, so that others may follow.
     pub(crate) is_changing: bool,
-    /// The operator's images.
+    /// The operator's default images.
     pub(crate) images: Images,
     /// Where Redis is.
     pub(crate) redis_server: Option<ServerAddress>,
-    /// Values of the Secrets that the Hub names; absent when they are missing.
+    /// Values of the Secrets that the Hub names; absent if these are missing.
     pub(crate) redis: Values,
     pub(crate) postgres: Values,
     /// Other Hubs whose prefixes overlap and that use the same Redis.
@@ -57,7 +57,8 @@ pub(crate) struct Rival {
     pub(crate) rank: Rank,
 }
 
-/// Which of two Hubs gets a prefix: the lesser. Who has it keeps it, else creation and then the uid decide.
+/// Decides which of two Hubs gets a prefix: the lesser. The one that has it keeps it; otherwise the older one gets it,
+/// then the one with the lesser uid.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     is_new: bool,
@@ -67,8 +68,8 @@ pub(crate) struct Rank {
 // === impl Rank ===
 
 impl Rank {
-    /// The rank of a Hub for a prefix at a Redis. It has both when its status says that it was carried out with both:
-    /// naming another's server, or its prefix, makes an older Hub no incumbent there.
+    /// The rank of a Hub for a prefix at a Redis. A Hub holds the prefix there only if its status says that it was
+    /// carried out with both: an older Hub that starts to name another Hub's server or prefix is no incumbent there.
     pub(crate) fn of(hub: &Hub, prefix: &ChannelPrefix, redis: Option<&ServerAddress>) -> Self {
         let has = hub.status.as_ref().is_some_and(|status| {
             status.channel_prefix.as_deref() == Some(prefix.as_str())
@@ -123,12 +124,12 @@ pub(crate) async fn observe(ctx: &Context, hub: &Hub) -> Result<Observed, Error>
     })
 }
 
-/// The server of a URL that is one.
+/// The server, if the value is a valid URL.
 fn server(fact: &Fact) -> Option<ServerAddress> {
     fact.server.as_ref().ok().cloned().flatten()
 }
 
-/// Only Hubs whose prefixes overlap are asked for their Redis; by default there is none.
+/// Only Hubs whose prefixes overlap are asked for their Redis; by default there are none.
 async fn rivals(ctx: &Context, hub: &Hub, own: &ServerAddress) -> Result<Vec<Rival>, Error> {
     let Ok(prefix) = prefix_of(hub) else {
         return Ok(Vec::new());

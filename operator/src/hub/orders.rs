@@ -1,9 +1,10 @@
 //! What hubs are told through the admin API: to give connections away, to keep them, and to even them out.
 //!
 //! Invariants
-//! - What somebody asks for by annotations is passed on whatever else becomes of the Hub: nothing of it is the spec's.
-//! - A drain is told again and again: when nobody says so any more, it ends. An order to rebalance is passed on once. One that
-//!   was there before this term counts by the time that it gives; one that comes later counts whatever the clock of who gave it.
+//! - What somebody asks for by annotations is passed on whatever else happens to the Hub: none of it belongs to the
+//!   spec.
+//! - A drain is repeated: once nobody repeats it, it ends. An order to rebalance is passed on once. An order from
+//!   before this term counts if the time that it gives is recent; a later one counts whatever the clock of its author.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,20 +29,21 @@ use crate::names::{DRAIN_SINCE, ObjectNames, Part, is_drain_requested};
 pub(crate) async fn pass_on(ctx: &Context, hub: &Hub) {
     let names = ObjectNames::of(hub);
     let pods = ctx.stores.pods_of(&names, Part::Hub);
-    // One that is to go is told by who takes it away.
+    // The step that removes a pod tells the pods that are to go.
     drain(ctx, &names, asked(&pods, false), None).await;
     rebalance(ctx, hub, &names).await;
 }
 
-/// Passes on what somebody asks for of pods that are to go, where nobody takes them away now: the Hub is paused, or could not
-/// be carried out.
+/// Passes on drains that somebody asks for of pods that are to go, while no step tells them: the Hub is paused, or
+/// could not be carried out.
 pub(crate) async fn stand_in(ctx: &Context, hub: &Hub) {
     let names = ObjectNames::of(hub);
     let pods = ctx.stores.pods_of(&names, Part::Hub);
     drain(ctx, &names, asked(&pods, true), None).await;
 }
 
-/// Pods that somebody wants drained, by name and uid: those that the operator takes away itself, or the others.
+/// Pods that somebody wants drained, by name and uid: with `is_going`, those that the operator is removing itself,
+/// otherwise the others.
 fn asked(pods: &[Arc<Pod>], is_going: bool) -> impl Iterator<Item = (&str, &str)> {
     let asked = pods.iter().filter(move |pod| {
         is_drain_requested(pod)
@@ -51,8 +53,8 @@ fn asked(pods: &[Arc<Pod>], is_going: bool) -> impl Iterator<Item = (&str, &str)
     asked.filter_map(|pod| pod.metadata.name.as_deref().zip(pod.metadata.uid.as_deref()))
 }
 
-/// Tells the hubs of pods, by name and uid, to give their connections away: to pods of the revision with this number, or of the
-/// newest. One that cannot be told drains when it ends.
+/// Tells the hubs of pods, given by name and uid, to give their connections away: to pods of the revision with this
+/// number, or of the newest. A hub that cannot be told drains when it ends.
 pub(crate) async fn drain<'a>(
     ctx: &Context,
     names: &ObjectNames,
@@ -87,7 +89,7 @@ pub(crate) async fn undrain(ctx: &Context, names: &ObjectNames, pod: &str) -> Re
     Ok(())
 }
 
-/// Passes an order to rebalance on: hubs follow it for as long as they do.
+/// Passes on an order to rebalance.
 async fn rebalance(ctx: &Context, hub: &Hub, names: &ObjectNames) {
     let order = hub.annotations().get(REBALANCE).map(String::as_str);
     let is_recent = order.is_some_and(|order| is_recent(order, Timestamp::now()));
@@ -102,7 +104,7 @@ async fn rebalance(ctx: &Context, hub: &Hub, names: &ObjectNames) {
             );
             return ctx.steps.keep_order(&names.uid, order);
         }
-        // That there was none is known once; what was passed on stays known when its annotation is taken away.
+        // That there was no order is noted once; one that was passed on stays known after its annotation is removed.
         Order::Done if order.is_none() => return ctx.steps.keep_no_order(&names.uid),
         Order::Done => return,
     }
@@ -123,7 +125,7 @@ async fn rebalance(ctx: &Context, hub: &Hub, names: &ObjectNames) {
     }
 }
 
-/// Whether an order is of a time so near that it still counts; what is no time is none.
+/// Whether the time of an order is recent enough to count; what cannot be read as a time does not count.
 fn is_recent(order: &str, now: Timestamp) -> bool {
     let lasts = Duration::from_secs(REBALANCE_SECONDS);
     order
@@ -137,7 +139,7 @@ fn open(ctx: &Context, names: &ObjectNames) -> Option<Door> {
     door(ctx, names, &poll.key.as_ref()?.key).ok()
 }
 
-/// The hub in a pod, as the last poll that was answered knows it, and the way to it; `None`: it cannot be told anything now.
+/// The hub in a pod, according to the last answered poll, and the way to it; `None`: it cannot be told anything now.
 fn hub_of(ctx: &Context, names: &ObjectNames, pod: &str) -> Option<(Door, HubId)> {
     let poll = ctx.polls.good(&names.uid)?;
     let report = &poll.seen.as_ref().ok()?.report;

@@ -1,10 +1,10 @@
 //! Whether a roll-out pauses by itself; pure.
 //!
 //! Invariants
-//! - Judged is only what can be paused: pods of the revision that is wanted serve beside older ones, and only they are judged.
-//!   What older ones do wrong may be what the roll-out mends.
-//! - A roll-out that goes back to the revision which all pods last had is never paused: it is the cure.
-//! - What is not known pauses nothing, and nothing that is known later ends a pause: a person does.
+//! - Only a roll-out that can be paused is judged: pods of the wanted revision serve next to older ones. And only the
+//!   new pods are judged: what the older ones do wrong may be just what the roll-out fixes.
+//! - A roll-out that goes back to the revision that all pods last had is never paused: it is the cure.
+//! - Missing figures never cause a pause, and later figures never end one: a person does.
 
 use alkhub_crds::Hub;
 use alkhub_crds::hub::PausedRollout;
@@ -15,17 +15,17 @@ use kube::ResourceExt as _;
 
 use crate::hub::fleet::{Fleet, PodStanding, Set};
 
-/// On a Hub: the revision whose roll-out goes on whatever it does.
+/// On a Hub: the revision whose roll-out goes on no matter how it does.
 pub(crate) const RESUME: &str = "alkhub.dev/resume-rollout";
 
-/// Of fewer a share says nothing.
+/// Out of fewer than this, a share says nothing.
 const LEAST: u64 = 100;
 
-/// More than one of so many must not fail.
+/// No more than one in this many may fail.
 const ONE_OF: u64 = 100;
 
-/// Why the roll-out of a revision is to be paused, now or still; `None`: it goes on. `paused`: what was said last, which the
-/// cached status may lack. `minute`: of the pods of that revision.
+/// Why the roll-out of a revision is paused, newly or still; `None`: it goes on. `paused` is the last verdict, which
+/// the cached status may lack; `minute` covers the pods of that revision.
 pub(crate) fn judge(
     hub: &Hub,
     fleet: &Fleet,
@@ -104,7 +104,7 @@ mod tests {
         })
     }
 
-    /// A Hub whose pods last had this revision, with what its status says of a pause.
+    /// A Hub whose pods last had this revision, with what its status says about a pause.
     fn settled(revision: &str, paused: Option<PausedRollout>) -> Hub {
         let rollout = RolloutStatus {
             settled_revision: Some(revision.to_owned()),
@@ -177,7 +177,7 @@ mod tests {
         for minute in [calls(1_000, 0), None, calls(200, 100)] {
             assert_eq!(judge(&hub, &marked, "b", None, minute, NOW).as_ref(), Some(&first));
         }
-        // Its status is written later than the next look is taken.
+        // The status is written only after the next look.
         let late = judge(&settled("a", None), &marked, "b", Some(first.clone()), None, NOW);
         assert_eq!(late.as_ref(), Some(&first));
         let mut away = mixed();

@@ -1,7 +1,7 @@
-//! Why hub pods do not become ready, from the pods themselves: asked only while some are missing.
+//! Why hub pods do not become ready, from the pods themselves; asked only while some are missing.
 //!
 //! A container that ended left its last error as its termination message. One that runs and is not ready says why at
-//! its `/readyz`; it is shown no key. What a pod says in its first seconds is not repeated.
+//! its `/readyz`; no key is sent there. What a pod says in its first seconds is not repeated.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,31 +20,31 @@ use crate::hub::generated::DATABASE;
 use crate::hub::status::Pods;
 use crate::names::{ObjectNames, Part};
 
-/// A pod may take this long to find Postgres and Redis before its words are repeated.
+/// A pod may take this long to find Postgres and Redis before its message is repeated.
 const STARTING: Duration = Duration::from_secs(10);
 
-/// Pods that are asked, the newest first.
+/// How many pods are asked, newest first.
 const ASKED: usize = 3;
 
 /// How long one pod may take to answer.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// The longest word that is repeated.
+/// The longest message that is repeated.
 const CHARS: usize = 500;
 
 /// What is wrong with a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodProblem {
-    /// The pod and its words.
+    /// The pod and its message.
     pub(crate) message: String,
-    /// Another Hub has the channel prefix, as Redis says.
+    /// Set when another Hub has the channel prefix: what Redis says about that.
     pub(crate) prefix: Option<String>,
 }
 
 // === impl PodProblem ===
 
 impl PodProblem {
-    /// Adds what to do where the data of a managed Postgres know another password than its Secret.
+    /// Adds what to do if the data of a managed Postgres are tied to another password than its Secret has.
     fn with_remedy(mut self, hub: &Hub) -> Self {
         if hub.spec.postgres.is_managed() && self.message.contains("password authentication failed") {
             let (names, database) = (ObjectNames::of(hub), DATABASE);
@@ -60,7 +60,7 @@ impl PodProblem {
     }
 }
 
-/// What keeps pods from being ready, or `None`: they are, or it is not known.
+/// What keeps pods from being ready; `None`: they are ready, or it is unknown.
 pub(crate) async fn find(ctx: &Context, hub: &Hub, pods: Option<&Pods>) -> Option<PodProblem> {
     let missing = pods.is_some_and(|pods| pods.observed && pods.wanted > 0 && !pods.is_settled());
     if !missing {
@@ -92,7 +92,7 @@ fn is_ready(pod: &Pod) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// The last words of a hub container that ended by itself.
+/// The last message of a hub container that ended by itself.
 fn ended(pod: &Pod) -> Option<String> {
     let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
     let hub = containers.iter().find(|container| container.name == "hub")?;
@@ -114,7 +114,7 @@ fn terminated(container: &ContainerStatus) -> Option<&String> {
     ended.message.as_ref().filter(|_| ended.exit_code != 0)
 }
 
-/// Where a pod is that has run for a while and is not ready.
+/// The address of a pod that has run for a while and is not ready.
 fn waiting(pod: &Pod, now: Timestamp) -> Option<IpAddr> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_ref()?;

@@ -1,8 +1,8 @@
-//! Asks a Hub's admin API how it is: one request for the hub and one for all its spokes, at most once per interval. While a pod
-//! is to be emptied the hub is asked more often, and its spokes are not.
+//! Asks a Hub's admin API how it is: one request for the hub and one for all its spokes, at most once per interval.
+//! While a pod is to be emptied, the hub is asked more often, but its spokes are not.
 //!
-//! What is new for a Spoke wakes it. A spoke at the hub whose resource no longer exists is ended there, by its uid, and
-//! only after the API server itself has confirmed that the resource is gone.
+//! News of a Spoke wakes it. A spoke at the hub whose resource no longer exists is ended there, by its uid, and only
+//! after the API server itself has confirmed that the resource is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use crate::names::{ObjectNames, is_kept_for};
 /// A hub that did not answer is asked again after this long.
 pub(crate) const AGAIN: Duration = Duration::from_secs(2);
 
-/// Spokes that are swept with one poll.
+/// How many spokes are swept with one poll.
 const SWEEP: usize = 50;
 
-/// The last poll of a Hub, repeated when it is old (sooner while a pod is to be emptied), and at once when the first pod has
-/// become ready.
+/// The last poll of a Hub. It is repeated when it is old (sooner while a pod is to be emptied), and at once when the
+/// first pod becomes ready.
 pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Poll> {
     let names = ObjectNames::of(hub);
     let ready = pods.is_some_and(|pods| pods.ready > 0);
@@ -74,10 +74,10 @@ pub(crate) fn none() -> Arc<Poll> {
     })
 }
 
-/// Whether a poll still holds. One from before there was a pod to ask does not once there is: conditions that are
-/// judged by the pods of now and a poll of before would contradict each other.
+/// Whether a poll still holds. A poll from before there was a pod to ask is stale once there is one: conditions would
+/// otherwise combine the present pods with an earlier poll and contradict themselves.
 fn is_fresh(poll: &Poll, ready: bool, interval: Duration) -> bool {
-    // A hub that refuses the key counts who comes with it again and again.
+    // A hub that refuses the key counts every further attempt with it.
     let holds = if poll.seen.is_ok() || poll.denied {
         trusted(interval)
     } else {
@@ -113,7 +113,7 @@ async fn poll(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, ready: 
         Ok(seen) => (key, seen),
         Err(error) => return unasked(Some(key), chain(&error)),
     };
-    // Hubs read a changed key a minute after it was written; until then they know the one before.
+    // Hubs read a changed key a minute after it was written; until then they know the previous one.
     if seen.as_ref().is_err_and(admin::Error::is_denied)
         && let Some(old) = before.and_then(|poll| poll.key.as_ref())
         && old.key.expose_secret() != key.key.expose_secret()
@@ -132,8 +132,8 @@ async fn poll(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, ready: 
     }
 }
 
-/// Asks the hub how it is and which spokes it has, unless these were listed of late. One answer does not wait for the other, nor
-/// fall with it: a hub that has lost Postgres says so, and cannot list spokes.
+/// Asks the hub how it is and which spokes it has, unless these were listed recently. The two answers are independent:
+/// a hub that has lost Postgres says so, and cannot list spokes.
 async fn ask(
     ctx: &Context,
     names: &ObjectNames,
@@ -163,18 +163,18 @@ async fn ask(
     }))
 }
 
-/// Whether the spokes that a poll has listed, itself or one before it, still hold.
+/// Whether the spokes that a poll has listed, itself or an earlier one, still hold.
 fn has_spokes(poll: &Poll, interval: Duration) -> bool {
     let listed = poll.seen.as_ref().ok().filter(|seen| seen.spokes.is_ok());
     listed.is_some_and(|seen| seen.listed_at.elapsed() < trusted(interval))
 }
 
-/// The next poll is made a little early rather than a whole look too late.
+/// Makes the next poll a little early rather than a whole look too late.
 fn trusted(interval: Duration) -> Duration {
     interval.mul_f64(0.7)
 }
 
-/// The admin key; read again only when the Secret is another or was changed.
+/// The admin key; read again only when the Secret was replaced or changed.
 async fn admin_key(ctx: &Context, names: &ObjectNames, before: Option<&Poll>) -> Result<Option<AdminKey>, Error> {
     let Some(meta) = ctx.stores.secret(&names.namespace, &names.auth()) else {
         return Ok(None);
@@ -205,7 +205,7 @@ fn wake(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, now: &Poll) {
     for spoke in ctx.stores.spokes_of(&names.namespace, &names.hub) {
         let name = spoke.name_any();
         let (old, new) = [old, new].map(|spokes| spokes?.get(&name)).into();
-        // One that was lost before any poll has seen it is the same to this poll and to the one before.
+        // A spoke that was lost before any poll saw it looks the same in this poll and the previous one.
         let declared_at = || spoke.uid().and_then(|uid| ctx.declaration_times.at(&uid));
         let is_lost = new.is_none() && declared_at().is_some_and(|at| at < listed_at);
         if (turned || is_lost || old != new) && !ctx.wake.spoke(&spoke) {
@@ -251,7 +251,8 @@ async fn sweep(
     Ok(())
 }
 
-/// Those that a resource declared and none declares any more. Who connected undeclared, or was declared by hand, is none.
+/// Spokes that a resource once declared and none declares any more. Spokes that connected undeclared, or were declared
+/// by hand, do not count.
 fn orphans<'a>(
     seen: impl Iterator<Item = &'a ReportedSpoke>,
     is_known: impl Fn(&ReportedSpoke) -> bool,

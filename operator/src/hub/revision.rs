@@ -1,10 +1,10 @@
 //! One revision of a Hub's pods: what goes into it, and what was made of that; pure.
 //!
 //! Invariants
-//! - A revision is named by what goes into it (fields of the Hub, its image, digests of Secrets), never by what this
-//!   operator makes of that: another version of the operator finds the same name, and restarts no pod.
+//! - A revision is named after its inputs (fields of the Hub, its image, digests of Secrets), never after what this
+//!   operator makes of them: another version of the operator finds the same name, and restarts no pod.
 //! - What was made is kept in a ControllerRevision and is used as it stands from then on.
-//! - No digest that is kept lets a password be guessed: those of Secrets that people fill are salted.
+//! - No stored digest lets a password be guessed: those of Secrets that people fill are salted.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::hub::validate::{Plan, Wiring};
 use crate::names::{Part, REVISION, digest};
 use crate::secrets::Location;
 
-/// So much of the digest is a name.
+/// How many digits of the digest make up a name.
 const DIGITS: usize = 10;
 
 /// What goes into a revision.
@@ -43,7 +43,7 @@ pub(crate) struct Revision {
     pub(crate) made: Made,
 }
 
-/// What was made of the inputs: all that a pod of the revision ever needs beside Secrets.
+/// What was made of the inputs: all that a pod of the revision ever needs besides Secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Made {
@@ -93,7 +93,7 @@ impl Inputs {
     }
 }
 
-/// The Secrets of a server that is given, with digests of what is in them now; null: the operator runs it.
+/// The Secrets of an external server, with digests of what is in them now; null if the operator runs the server.
 fn wiring(wiring: &Wiring, salt: &str, secrets: &mut BTreeMap<String, String>) -> Value {
     let Wiring::Given { url, ca } = wiring else {
         return Value::Null;
@@ -101,7 +101,7 @@ fn wiring(wiring: &Wiring, salt: &str, secrets: &mut BTreeMap<String, String>) -
     let mut add = |(location, value): &(Location, String)| {
         let own = digest(&[salt.as_bytes(), location.key.as_bytes(), value.as_bytes()]);
         let all = secrets.entry(location.secret.clone()).or_default();
-        // Of two keys in one Secret, both count.
+        // If two keys are in one Secret, both count.
         *all = if all.is_empty() {
             own
         } else {
@@ -119,8 +119,8 @@ fn reference(location: &Location) -> SecretKey {
     }
 }
 
-/// Writes a value in a form that no feature of a serializer changes: members by name, each text with its length. What is
-/// null or empty is left out, so that a field that nobody has set yet makes no other revision.
+/// Writes a value in a form that does not depend on a serializer: members by name, each text with its length. Nulls and
+/// empty values are left out, so that a new field that nobody has set yet does not make another revision.
 fn spell(value: &Value, to: &mut Vec<u8>) {
     match value {
         Value::Null => to.push(b'n'),
@@ -162,7 +162,7 @@ fn is_empty(value: &Value) -> bool {
 // === impl Revision ===
 
 impl Revision {
-    /// Reads one that is kept; `None`: it is none that this operator can use.
+    /// Reads a kept revision; `None`: this operator cannot use it.
     pub(crate) fn read(kept: &ControllerRevision) -> Option<Self> {
         Some(Self {
             name: kept.labels().get(REVISION)?.clone(),
@@ -171,7 +171,7 @@ impl Revision {
         })
     }
 
-    /// How it is kept, with these metadata.
+    /// The object that keeps it, with this metadata.
     pub(crate) fn kept(
         &self,
         metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,

@@ -1,9 +1,11 @@
-//! Brings the pods of a Hub nearer to what is wanted: reads the fleet, takes one step of it, and writes that.
+//! Brings the pods of a Hub closer to what is wanted: reads the fleet, decides on one step, and writes it.
 //!
 //! Invariants
-//! - One write for each reconcile, of exactly the object that was seen; the next one is decided when the cache shows it.
-//! - A pod that is to go is told to give its connections away, again and again: if nobody says so any more, it keeps them.
-//! - What takes pods away is decided once more by what the API server itself has, and for a Hub that still asks for it.
+//! - One write per reconcile, to exactly the object that was seen; the next step is decided when the cache shows that
+//!   write.
+//! - A pod that is to go is told repeatedly to give its connections away: once nobody repeats it, it keeps them.
+//! - A step that removes pods is decided a second time, on what the API server itself has, and for a Hub that still
+//!   asks for it.
 
 use std::ops::Add as _;
 use std::sync::Arc;
@@ -27,13 +29,13 @@ use crate::hub::steps::{Written, WrittenKind};
 use crate::hub::{orders, poll};
 use crate::names::{DELETION_COST, DRAIN_SINCE, ObjectNames, Part, SERVING, is_owned_by};
 
-/// Lower than anything else: Kubernetes takes this pod first.
+/// Lower than anything else: Kubernetes removes this pod first.
 const FIRST: i32 = i32::MIN;
 
-/// A report that is older than the time between two, and so much more, is none.
+/// A report counts as stale when it is older than the poll interval by more than this.
 const LATE: Duration = Duration::from_secs(20);
 
-/// A term that has no report of a Hub waits so long for one before it chooses among ready pods.
+/// A term without a report of a Hub waits this long for one before it chooses among ready pods.
 const UNASKED: Duration = Duration::from_secs(30);
 
 /// How far a Hub's pods are.
@@ -43,15 +45,15 @@ pub(crate) struct RollOut {
     pub(crate) fleet: Fleet,
     /// Something was written that the fleet does not show yet.
     pub(crate) is_written: bool,
-    /// Time alone may bring the next step after this long.
+    /// The next step may become possible after this long, by the passing of time alone.
     pub(crate) again: Option<Duration>,
 }
 
-/// Takes the next step towards a goal. `count`: what pods of the revision that is wanted tell the other hubs.
+/// Takes the next step towards a goal. `count` is what pods of the wanted revision tell the other hubs.
 pub(crate) async fn advance(ctx: &Context, hub: &Hub, goal: &Goal, count: i64) -> Result<RollOut, Error> {
     let names = ObjectNames::of(hub);
     let FleetSight { fleet, changes_in } = fleet(ctx, &names);
-    // The first report is there at the next look.
+    // The first report will be there at the next look.
     let unasked = (goal.held == Some(HeldPods::Unasked)).then_some(poll::AGAIN);
     let roll_out = |is_written| RollOut {
         fleet: fleet.clone(),
@@ -110,8 +112,8 @@ pub(crate) fn held(ctx: &Context, names: &ObjectNames) -> Option<HeldPods> {
     }
 }
 
-/// Pods that are to go and whose hubs are to be told so; not the one of which the cache does not have the last write: its mark
-/// may have been taken back.
+/// Pods that are to go and whose hubs are to be told so. Leaves out a pod whose last write the cache does not show yet:
+/// its mark may have been taken back.
 fn leaving<'a>(fleet: &'a Fleet, goal: &Goal, unseen: Option<&Written>) -> Vec<&'a fleet::Pod> {
     let is_unseen =
         |pod: &fleet::Pod| unseen.is_some_and(|last| last.kind == WrittenKind::Pod && last.name == pod.name);
@@ -120,7 +122,7 @@ fn leaving<'a>(fleet: &'a Fleet, goal: &Goal, unseen: Option<&Written>) -> Vec<&
     marked.map(|(_, pod)| pod).collect()
 }
 
-/// The step that what the API server has asks for.
+/// The step for what the API server itself has.
 async fn step_now(ctx: &Context, names: &ObjectNames, goal: &Goal) -> Result<Step, Error> {
     let labels = names.selector(Part::Hub);
     let sets = ctx.kubernetes.list_labelled::<ReplicaSet>(&names.namespace, &labels);
@@ -136,8 +138,8 @@ async fn step_now(ctx: &Context, names: &ObjectNames, goal: &Goal) -> Result<Ste
     Ok(fleet::step(&seen.fleet, goal))
 }
 
-/// What pods have, as the hubs last reported it, and how long those that are to go are looked after. Without Redis a hub knows
-/// no others, and what is old is not known.
+/// The loads of pods, as the hubs last reported them, and how long those that are to go have been looked after. Nothing
+/// is known from a stale report, or from a hub without Redis, which does not know the others.
 fn known(ctx: &Context, names: &ObjectNames) -> Known {
     Known {
         loads: reported(ctx, names, PodLoads::of),
@@ -145,7 +147,7 @@ fn known(ctx: &Context, names: &ObjectNames) -> Known {
     }
 }
 
-/// How it went in the last minute, on these pods together, by their names.
+/// The figures of the last minute for the chosen pods together; they are chosen by name.
 pub(crate) fn last_minute(ctx: &Context, names: &ObjectNames, is_meant: impl Fn(&str) -> bool) -> Option<LastMinute> {
     let of_each = |pods: &[ReportedPod]| {
         let meant = pods.iter().filter(|pod| is_meant(&pod.pod));
@@ -154,12 +156,12 @@ pub(crate) fn last_minute(ctx: &Context, names: &ObjectNames, is_meant: impl Fn(
     reported(ctx, names, |_, pods| of_each(pods)).flatten()
 }
 
-/// A report that is older is none.
+/// The age from which on a report is stale.
 pub(crate) fn stale_after(ctx: &Context) -> Duration {
     ctx.options.poll_interval + LATE
 }
 
-/// What hubs have last reported of their pods, and when; a poll that fails takes nothing of it back.
+/// What hubs last reported of their pods, and when; a failed poll does not invalidate it.
 fn reported<T>(ctx: &Context, names: &ObjectNames, read: impl FnOnce(Timestamp, &[ReportedPod]) -> T) -> Option<T> {
     let poll = ctx.polls.good(&names.uid)?;
     let report = &poll.seen.as_ref().ok()?.report;
@@ -237,7 +239,7 @@ fn unmarked() -> Value {
     } })
 }
 
-/// The last write, where the cache still has its object as it was before.
+/// The last write, if the cache still has its object as it was before.
 fn unseen(ctx: &Context, names: &ObjectNames) -> Option<Written> {
     let written = ctx.steps.last(&names.uid)?;
     let is_unseen = match written.kind {

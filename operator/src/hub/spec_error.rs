@@ -1,17 +1,17 @@
-//! What only the user can mend, and the channel prefix, which is looked at beside what else is observed.
+//! What only the user can fix; and the channel prefix, which is checked where other Hubs are observed.
 
 use alkhub_config::ChannelPrefix;
 use alkhub_crds::{Hub, condition};
 
 use crate::names::ObjectNames;
 
-/// What only the user can mend.
+/// A problem that only the user can fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SpecError {
-    /// The condition that says so: `Accepted` becomes false, or `PrefixConflict` true.
+    /// The condition that reports it: `Accepted` becomes false, or `PrefixConflict` true.
     pub(crate) kind: &'static str,
     pub(crate) reason: &'static str,
-    /// Names the field and the cure.
+    /// Names the field and the remedy.
     pub(crate) message: String,
 }
 

@@ -1,7 +1,7 @@
-//! Says what came of a Hub, when it changed: conditions, counts, Events.
+//! Reports the result of a Hub's reconcile when it has changed: conditions, counts, Events.
 //!
 //! Invariants
-//! - A status that says the same is not written; counts alone are written every 15 s at most.
+//! - A status that says the same is not written again; counts alone are written every 15 s at most.
 //! - A hub that does not answer makes `Degraded` unknown, never false.
 
 mod balance;
@@ -34,7 +34,7 @@ use crate::hub::spec_error::SpecError;
 use crate::hub::validate::{Plan, tag};
 use crate::names::{ObjectNames, Part, SERVING};
 
-/// What can be seen of a Hub, whatever became of its spec.
+/// What can be observed of a Hub, whatever the verdict on its spec.
 #[derive(Clone, Debug)]
 pub(crate) struct Sight {
     /// None before its first pod was wanted.
@@ -82,7 +82,7 @@ fn rolled_out(before: Option<RolloutStatus>, live: &LiveObjects) -> RolloutStatu
     }
 }
 
-/// Images that have worked are kept from here on; what never became ready is not.
+/// Pins images that have worked; one whose pods never became ready is not pinned.
 fn pin(next: &mut HubStatus, plan: &Plan, live: &LiveObjects) {
     if live.pods.proven {
         next.image = Some(plan.image.clone());
@@ -98,7 +98,7 @@ fn pin(next: &mut HubStatus, plan: &Plan, live: &LiveObjects) {
     }
 }
 
-/// Whether the one pod of a managed server is ready as it was last wanted.
+/// Whether the one pod of a managed server is ready and as it was last wanted.
 fn is_serving(set: &StatefulSet) -> bool {
     let Some(status) = &set.status else { return false };
     status.observed_generation >= set.metadata.generation
@@ -106,14 +106,14 @@ fn is_serving(set: &StatefulSet) -> bool {
         && status.ready_replicas.unwrap_or_default() > 0
 }
 
-/// The pods that a Hub has, as the cache knows them; none before its first was wanted.
+/// The pods that a Hub has, according to the cache; `None` before its first pod was wanted.
 pub(crate) fn running(ctx: &Context, hub: &Hub) -> Option<Pods> {
     let fleet = roll_out::fleet(ctx, &ObjectNames::of(hub)).fleet;
     let newest = history::newest(ctx, hub);
     (!fleet.sets.is_empty()).then(|| Pods::of(hub, &fleet, newest.as_deref()))
 }
 
-/// Nothing is changed while the Hub is paused; what can be seen is shown.
+/// Nothing is changed while the Hub is paused; its state is shown.
 pub(crate) async fn paused(ctx: &Context, hub: &Hub, sight: &Sight) -> Result<(), Error> {
     let none = Pods::none(hub);
     let pods = sight.pods.as_ref().unwrap_or(&none);
@@ -127,8 +127,8 @@ pub(crate) async fn refused(ctx: &Context, hub: &Hub, error: &SpecError, sight: 
     write(ctx, hub, sight, seen(hub, sight), judge::refused(error, sight)).await
 }
 
-/// The API server refused something that a person must mend, or fails on and on; what runs is shown. `is_accepted`:
-/// the spec was judged and is good.
+/// The API server refused something that a person must fix, or keeps failing; what runs is shown. `is_accepted`: the
+/// spec was judged and is good.
 pub(crate) async fn failed(
     ctx: &Context,
     hub: &Hub,
@@ -140,7 +140,7 @@ pub(crate) async fn failed(
     write(ctx, hub, sight, seen(hub, sight), verdicts).await
 }
 
-/// The old status with the counts of a poll, and with the pods where they are known.
+/// The old status with the counts of a poll, and with the pods if they are known.
 fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
     let mut next = hub.status.clone().unwrap_or_default();
     next.balance = sight.figures.sum.as_ref().ok().map(Sum::shown);
@@ -158,12 +158,12 @@ fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
     next
 }
 
-/// What the pods of a Hub have, as the caches and the last poll know it.
+/// The load of a Hub's pods, according to the caches and the last poll.
 pub(crate) fn figures(ctx: &Context, hub: &Hub) -> Figures {
     Figures::of(&roll_out::fleet(ctx, &ObjectNames::of(hub)).fleet)
 }
 
-/// Pods of every revision that are there to stay: an autoscaler must not count those that are to go.
+/// Selects pods of every revision that are there to stay: an autoscaler must not count those that are to go.
 fn selector(names: &ObjectNames) -> String {
     let mut labels = names.selector(Part::Hub);
     labels.insert(SERVING.0.to_owned(), SERVING.1.to_owned());
@@ -197,7 +197,7 @@ async fn write(
     if next == old || (without_counts(&next) == without_counts(&old) && !ctx.count_times.is_due(&uid)) {
         return Ok(());
     }
-    // Whose the Hub is, is not written again: somebody may be handing it over just now.
+    // The install that keeps the Hub is not written again: somebody may be handing it over just now.
     let status = HubStatus {
         operator: None,
         ..next.clone()

@@ -1,5 +1,5 @@
-//! What was last written to the pods of each Hub, until the cache shows it, what its hubs were told of late, and whether
-//! its roll-out is paused.
+//! Remembers what was last written to the pods of each Hub until the cache shows it, what its hubs were told recently,
+//! and whether its roll-out is paused.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,24 +14,24 @@ use crate::hub::fleet::watched::{WatchedDrain, WatchedDrains};
 /// A hub is told again after this long.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// A cache that does not show a write for so long never will: another etcd may count from anew.
+/// A cache that has not shown a write for this long never will: a restored etcd may count versions from a lower number.
 const LOST: Duration = Duration::from_secs(30);
 
 /// The last step of each Hub's pods, by the Hub's uid.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     written: Mutex<HashMap<String, Written>>,
-    /// By the Hub's uid: its pods that were told of late, each with the time.
+    /// By the Hub's uid: its pods that were told recently, each with the time.
     told: Mutex<HashMap<String, HashMap<String, Instant>>>,
     /// By the Hub's uid: when its pods were first looked at, and those of them that are to go.
     looked: Mutex<HashMap<String, (Instant, WatchedDrains)>>,
-    /// By the Hub's uid: the order to rebalance that is dealt with.
+    /// By the Hub's uid: the order to rebalance that has been dealt with.
     ordered: Mutex<HashMap<String, Option<String>>>,
     /// By the Hub's uid: the roll-out that is paused, until its status says so.
     paused: Mutex<HashMap<String, PausedRollout>>,
 }
 
-/// An object that was written, with its version since.
+/// An object that was written, with its new version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) kind: WrittenKind,
@@ -40,14 +40,14 @@ pub(super) struct Written {
     at: Instant,
 }
 
-/// What an order to rebalance is that a Hub carries.
+/// What is to be done about an order to rebalance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// It is to be passed on: it came in this term, or its time says that it still counts.
+    /// It is to be passed on: it came in this term, or its time is recent enough to count.
     New,
-    /// It was there before this term, and its time is not near: whoever led then has passed it on.
+    /// It is from before this term, and its time is not recent: the previous leader has passed it on.
     Old,
-    /// It is dealt with, or there is none.
+    /// It has been dealt with, or there is none.
     Done,
 }
 
@@ -60,7 +60,7 @@ pub(super) enum WrittenKind {
 // === impl Steps ===
 
 impl Steps {
-    /// An object was written; these are its metadata since.
+    /// Remembers a write; `meta` is the object's metadata after it.
     pub(super) fn keep(&self, hub_uid: &str, kind: WrittenKind, meta: &ObjectMeta) {
         let written = Written {
             kind,
@@ -71,13 +71,13 @@ impl Steps {
         self.written.lock().insert(hub_uid.to_owned(), written);
     }
 
-    /// The last write to a Hub's pods; one that is long ago is none.
+    /// The last write to a Hub's pods, unless it was long ago.
     pub(super) fn last(&self, hub_uid: &str) -> Option<Written> {
         let last = self.written.lock().get(hub_uid).cloned();
         last.filter(|written| written.at.elapsed() < LOST)
     }
 
-    /// The pods of a Hub that are to go are looked after now: each by its uid, with whether its hub is known to drain.
+    /// Looks after the pods of a Hub that are to go: each by its uid, with whether its hub is known to drain.
     pub(super) fn look_after(&self, hub_uid: &str, pods: impl Iterator<Item = (String, Option<bool>)>) {
         let mut looked = self.looked.lock();
         let (_, drains) = looked
@@ -92,7 +92,7 @@ impl Steps {
         looked.get(hub_uid).map(|(_, drains)| drains.now()).unwrap_or_default()
     }
 
-    /// For how long a Hub's pods are looked at.
+    /// How long a Hub's pods have been looked at.
     pub(super) fn age(&self, hub_uid: &str) -> Duration {
         let looked = self.looked.lock();
         looked.get(hub_uid).map(|(at, _)| at.elapsed()).unwrap_or_default()
@@ -110,7 +110,7 @@ impl Steps {
         true
     }
 
-    /// What an order to rebalance is, or that there is none.
+    /// What is to be done about an order to rebalance.
     pub(super) fn order(&self, hub_uid: &str, order: Option<&str>, is_recent: bool) -> Order {
         match (self.ordered.lock().get(hub_uid), order) {
             (_, None) => Order::Done,
@@ -121,22 +121,22 @@ impl Steps {
         }
     }
 
-    /// An order to rebalance is dealt with.
+    /// Notes that an order to rebalance has been dealt with.
     pub(super) fn keep_order(&self, hub_uid: &str, order: Option<&str>) {
         self.ordered.lock().insert(hub_uid.to_owned(), order.map(str::to_owned));
     }
 
-    /// A Hub has no order: what it had before stays known.
+    /// Notes that a Hub has no order, unless an earlier one is known.
     pub(super) fn keep_no_order(&self, hub_uid: &str) {
         self.ordered.lock().entry(hub_uid.to_owned()).or_insert(None);
     }
 
-    /// The pause of a Hub's roll-out, as it was judged last.
+    /// The pause of a Hub's roll-out, as it was last judged.
     pub(super) fn pause(&self, hub_uid: &str) -> Option<PausedRollout> {
         self.paused.lock().get(hub_uid).cloned()
     }
 
-    /// The roll-out of a Hub is paused, or it goes on.
+    /// Notes that the roll-out of a Hub is paused, or goes on.
     pub(super) fn keep_pause(&self, hub_uid: &str, pause: Option<PausedRollout>) {
         let mut paused = self.paused.lock();
         match pause {
@@ -158,14 +158,15 @@ impl Steps {
 // === impl Written ===
 
 impl Written {
-    /// Whether a cache still has the object as it was before; `cached`: as it has it. One that is gone is not waited for.
+    /// Whether a cache still has the object as it was before the write; `cached` is its copy. An object that is gone is
+    /// not waited for.
     pub(super) fn is_unseen(&self, cached: Option<&ObjectMeta>) -> bool {
         let cached = cached.and_then(version);
         cached.is_some_and(|cached| self.version.is_some_and(|written| cached < written))
     }
 }
 
-/// Versions of objects grow. One that is no number is nothing to wait for.
+/// Versions of objects grow. One that is not a number is not waited for.
 fn version(meta: &ObjectMeta) -> Option<u64> {
     meta.resource_version.as_deref()?.parse().ok()
 }

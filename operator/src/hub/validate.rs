@@ -1,4 +1,4 @@
-//! Decides what a Hub shall be, or what its user must mend; pure.
+//! Decides what a Hub shall be, or what its user must fix; pure.
 
 mod settings;
 
@@ -28,11 +28,11 @@ pub(crate) struct Plan {
     pub(crate) prefix: ChannelPrefix,
     /// `host:port` of Redis.
     pub(crate) redis_address: Option<String>,
-    /// The settings that the user names.
+    /// The settings that the user set.
     pub(crate) given: BTreeMap<String, Json>,
     /// The settings as the hub will read them.
     pub(crate) config: HubConfig,
-    /// The same as text: what differs from the defaults, and what the user named.
+    /// The same as text: only what differs from the defaults, and what the user set.
     pub(crate) toml: String,
     pub(crate) redis: Wiring,
     pub(crate) postgres: Wiring,
@@ -45,11 +45,11 @@ pub(crate) struct Plan {
 pub(crate) enum Wiring {
     /// The operator runs it.
     Managed(Storage),
-    /// It exists.
+    /// It exists already.
     Given {
         /// The URL, and the digest of what it is now.
         url: (Location, String),
-        /// Authorities to trust, with their digest.
+        /// Certificate authorities to trust, with their digest.
         ca: Option<(Location, String)>,
     },
 }
@@ -150,7 +150,7 @@ fn missing(field: &str, part: &str, location: &Location) -> SpecError {
     SpecError::invalid("SecretNotFound", message)
 }
 
-/// Of two Hubs whose names in one Redis could meet, one is refused: who has the prefix keeps it.
+/// Of two Hubs whose names in one Redis could collide, one is refused: the one that has the prefix keeps it.
 fn conflict(hub: &Hub, prefix: &ChannelPrefix, observed: &Observed) -> Result<(), SpecError> {
     let own = Rank::of(hub, prefix, observed.redis_server.as_ref());
     match observed.rivals.iter().find(|rival| rival.rank < own) {
@@ -166,7 +166,7 @@ fn conflict(hub: &Hub, prefix: &ChannelPrefix, observed: &Observed) -> Result<()
     }
 }
 
-/// `image`, or the version's, or what has worked, or the operator's default.
+/// `image`; else the one for `version`, the one that has worked, or the operator's default.
 fn image(hub: &Hub, observed: &Observed) -> String {
     if let Some(image) = &hub.spec.image {
         return image.clone();
@@ -177,8 +177,8 @@ fn image(hub: &Hub, observed: &Observed) -> String {
     pinned(hub, |status| &status.image, &observed.images.hub)
 }
 
-/// The image that the status says has worked, or the operator's default. Never what a workload happens to run: an
-/// upgrade of the operator changes no image, and neither does a hand at the workload.
+/// The image that has worked according to the status, or the operator's default. Never what a workload happens to run:
+/// neither an upgrade of the operator nor a manual edit of the workload changes an image.
 fn pinned(hub: &Hub, field: impl FnOnce(&HubStatus) -> &Option<String>, default: &str) -> String {
     let worked = hub.status.as_ref().and_then(|status| field(status).clone());
     worked.unwrap_or_else(|| default.to_owned())

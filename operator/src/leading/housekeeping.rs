@@ -1,4 +1,4 @@
-//! Forgets, once a minute, what was kept of objects that are gone.
+//! Once a minute, forgets what was kept about objects that are gone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::watch::Stores;
 
-/// What is kept of objects that are gone is forgotten this often.
+/// How often that is done.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// Forgets what belonged to objects that are gone.

@@ -1,6 +1,6 @@
-//! Reports Hubs and Spokes that cannot be read in their own conditions.
+//! Reports Hubs and Spokes that cannot be read, in their own conditions.
 //!
-//! Nothing else of them is written: what else there is in their status may be all that is known of them.
+//! Nothing else of them is written: the rest of their status may be all that is known of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::error::{Error, chain};
 use crate::hub;
 use crate::watch::Unreadable;
 
-/// What could not be written is tried again.
+/// When a failed write is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// Runs until it is dropped.
@@ -66,7 +66,7 @@ async fn write(ctx: &Context, kind: &str, what: &Unreadable) -> Result<(), Error
     }
 }
 
-/// The conditions that it has, with `Accepted` as false.
+/// The conditions that the object has, with `Accepted` set to false.
 fn conditions(what: &Unreadable, now: Timestamp) -> Vec<alkhub_crds::Condition> {
     let message = format!(
         "the object cannot be read, and nothing of it is carried out: {}",

@@ -16,7 +16,7 @@ use crate::kubernetes::Going as _;
 use crate::names::{INSTANCE, KEPT_FOR, Part};
 use crate::watch::Touched;
 
-/// Wakes the Spokes of a Hub that came, went, or was paused.
+/// Wakes the Spokes of a Hub that was added, removed or paused.
 pub(super) fn of_changed_hubs(touched: Touched<Hub>, context: &Arc<Context>) -> Touched<Hub> {
     let context = Arc::clone(context);
     let mut known: HashMap<ObjectRef<Hub>, (Option<String>, bool, bool)> = HashMap::new();

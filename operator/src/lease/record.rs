@@ -1,4 +1,4 @@
-//! The record in the Lease, and the judgement whether it may be taken; pure.
+//! The record in the Lease, and the decision whether it may be taken; pure.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) struct Sight(Option<(String, Instant)>);
 // === impl Sight ===
 
 impl Sight {
-    /// Whether a Lease may be taken: nobody holds it, we do, or it did not change for its duration under our eyes.
+    /// Whether a Lease may be taken: nobody holds it, we hold it, or we have not seen it change for its whole duration.
     pub(super) fn may_take(&mut self, lease: &Lease, identity: &str, now: Instant) -> bool {
         let version = lease.metadata.resource_version.as_deref().unwrap_or_default();
         let since = match &self.0 {
@@ -31,7 +31,7 @@ impl Sight {
     }
 }
 
-/// Who holds a Lease; an empty name is nobody.
+/// The holder of a Lease; an empty name means nobody.
 pub(super) fn holder(lease: &Lease) -> Option<&String> {
     lease
         .spec
@@ -65,14 +65,14 @@ pub(super) fn taken(mut lease: Lease, identity: &str, duration: Duration) -> Lea
     lease
 }
 
-/// The record, renewed.
+/// The record after a renewal.
 pub(super) fn renewed(mut lease: Lease) -> Lease {
     lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
     lease
 }
 
-/// The record without a holder. The name is emptied and not left out: a replace would keep nothing either way, but
-/// `kubectl` then shows that it was given back.
+/// The record without a holder. The name is emptied rather than left out: for a replace both are the same, but
+/// `kubectl` then shows that the Lease was given back.
 pub(super) fn released(mut lease: Lease) -> Lease {
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
     spec.holder_identity = Some(String::new());

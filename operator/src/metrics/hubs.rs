@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
-/// One series for each Hub: what alerts compare with what is scraped, for pods that are gone say nothing themselves.
+/// One series per Hub, for alerts to compare with what is scraped: pods that are gone report nothing themselves.
 #[derive(Debug)]
 pub(super) struct EachHub {
     ready: IntGaugeVec,
@@ -32,7 +32,7 @@ pub(super) enum HubState {
 // === impl EachHub ===
 
 impl EachHub {
-    /// Makes the families, those of whole numbers with `gauges(name, help, labels)`, and registers them.
+    /// Makes the families (those of integers with `gauges(name, help, labels)`) and registers them.
     pub(super) fn new(
         registry: &Registry,
         gauges: impl Fn(&str, &str, &[&str]) -> Result<IntGaugeVec, prometheus::Error>,
@@ -71,8 +71,8 @@ impl EachHub {
         })
     }
 
-    /// Brings the series up to date. Those of Hubs that are gone go; the others never vanish in between, for somebody
-    /// else may be gathering.
+    /// Updates the series. Those of Hubs that are gone are removed; the others never vanish in between, since a scrape
+    /// may run at the same time.
     pub(super) fn refresh(&self, hubs: &[Arc<Hub>]) {
         let mut shown = self.shown.lock();
         let mut gone = std::mem::take(&mut *shown);
@@ -84,7 +84,7 @@ impl EachHub {
         }
         for (namespace, name) in gone {
             let labels = &[namespace.as_str(), name.as_str()];
-            // One that is not known is not there.
+            // A figure that is not known has no series.
             for family in [
                 &self.ready,
                 &self.replicas,
@@ -100,7 +100,7 @@ impl EachHub {
 
     fn set(&self, labels: &[&str; 2], hub: &Hub) {
         let status = hub.status.as_ref();
-        // The schema is in the status from the first time on that the Hub was applied; the image only when a pod was ready.
+        // The status has the schema once the Hub was first applied; it has the image only once a pod was ready.
         let applied = status.is_some_and(|status| status.schema.is_some());
         let replicas = if applied { hub.spec.replicas } else { 0 };
         self.replicas.with_label_values(labels).set(replicas.into());
@@ -136,7 +136,7 @@ impl HubState {
 
     pub(super) fn of(hub: &Hub) -> Self {
         let ready = |status: &HubStatus| condition::is_true(&status.conditions, condition::READY);
-        // A Hub that asks for none and was refused runs on: what its pods do is shown.
+        // A Hub that asks for no pods and was refused keeps running: the state of its pods is shown.
         let runs = |status: &HubStatus| status.replicas > 0 || status.ready_replicas > 0;
         if hub.spec.replicas == 0 && !hub.status.as_ref().is_some_and(runs) {
             Self::Stopped

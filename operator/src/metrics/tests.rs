@@ -1,4 +1,4 @@
-//! What the metrics show of Hubs, and that every family is there.
+//! What the metrics show of Hubs, and that every family exists.
 
 use super::*;
 

@@ -1,9 +1,9 @@
 //! Secrets that the operator makes once and never changes by itself.
 //!
 //! Invariants
-//! - A Secret that belongs to something else is never touched. Only one that nothing owns may be adopted, where the
-//!   caller says so.
-//! - The marks of one that is ours are put back whoever took them: without our label it would not be watched.
+//! - A Secret that belongs to something else is never touched. One that nothing owns may be adopted, if the caller says
+//!   so.
+//! - The marks of our Secrets are put back, whoever removed them: without our label a Secret would not be watched.
 
 use std::collections::BTreeMap;
 
@@ -23,22 +23,22 @@ use crate::names::{KEPT_FOR, is_kept_for, is_owned_by};
 /// Texts by key.
 pub(crate) type Texts = BTreeMap<String, String>;
 
-/// When a Secret of the wanted name is the owner's.
+/// When an existing Secret of the wanted name counts as the owner's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Adoption {
     /// Only when the owner's uid controls it.
     Owned,
-    /// Also when it is kept for the owner ([`KEPT_FOR`]), or has all our labels, is nobody's and this says that it is
-    /// whole: it outlived a Hub, or was restored.
+    /// Also when it is kept for the owner ([`KEPT_FOR`]), or when it has all our labels, nothing owns it and this
+    /// function finds it whole: it outlived a Hub, or was restored.
     Kept(fn(&Secret) -> bool),
-    /// Also when it is nobody's and this says that it fits: a person made it in place of one that was lost.
+    /// Also when nothing owns it and this function finds that it fits: a person made it in place of a lost one.
     Fits(fn(&Secret) -> bool),
 }
 
-/// The Secret of this name, made from `texts` when there is none; its labels, owners and our annotation are as in `meta`.
+/// The Secret of this name, made from `texts` if there is none; its labels, owners and our annotation are as in `meta`.
 ///
 /// # Errors
-/// [`Error::Taken`] when it belongs to something else, [`Error::Going`] when it is being deleted.
+/// [`Error::Taken`] if it belongs to something else, [`Error::Going`] if it is being deleted.
 pub(crate) async fn ensure(
     kubernetes: &Kubernetes,
     meta: ObjectMeta,
@@ -123,7 +123,7 @@ fn controllers(meta: &ObjectMeta) -> Vec<&str> {
         .collect()
 }
 
-/// Gives a Secret our marks, exactly as it was seen; what it holds stays, and so do the marks of others.
+/// Puts our marks on exactly the Secret that was seen; its content and the marks of others stay.
 async fn mark(kubernetes: &Kubernetes, found: &Secret, wanted: &ObjectMeta) -> Result<Secret, Error> {
     let (namespace, name) = (wanted.namespace.clone().unwrap_or_default(), found.name_any());
     tracing::info!(
@@ -158,7 +158,7 @@ pub(crate) fn key() -> ApiKey {
     ApiKey::from_entropy(entropy())
 }
 
-/// 256 random bits in hexadecimal: a key for hashing, a password.
+/// 256 random bits in hexadecimal, for a hash key or a password.
 pub(crate) fn hexadecimal() -> String {
     hex::encode(entropy())
 }

@@ -1,8 +1,8 @@
-//! Host and port of Redis or Postgres, in a form in which two names of one server look the same.
+//! Host and port of Redis or Postgres, in a form in which two names of one server are equal.
 
 use alkhub_config::Address;
 
-/// Where a server is; never its user or password.
+/// Where a server is; never includes its user or password.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ServerAddress {
     /// `host:port`. A name inside the cluster is written `name.namespace`.
@@ -12,7 +12,7 @@ pub(crate) struct ServerAddress {
 // === impl ServerAddress ===
 
 impl ServerAddress {
-    /// An address that was read; a bare host name is one of `namespace`.
+    /// An address from a URL; a bare host name is taken to be in `namespace`.
     pub(crate) fn of(address: &Address, namespace: &str) -> Self {
         Self {
             address: format!("{}:{}", canonical(&address.host, namespace), address.port),
@@ -26,7 +26,8 @@ impl ServerAddress {
         }
     }
 
-    /// Whether both are one server: the scheme does not matter, as Redis may serve TLS and plain side by side.
+    /// Whether both are the same server. The scheme does not matter, as Redis may serve TLS and plain text side by
+    /// side.
     pub(crate) fn is_server_of(&self, other: &Self) -> bool {
         self.address == other.address
     }

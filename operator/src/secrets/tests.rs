@@ -12,7 +12,7 @@ use super::*;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 
-/// Secrets by name, each with the key `url`; and how often one was read.
+/// Secrets by name, each with the key `url`, and how often one was read.
 #[derive(Clone, Default)]
 struct Server(Arc<Mutex<(HashMap<String, String>, usize)>>);
 

@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //! - The finalizer is there before anything exists that it must end.
-//! - A key that is in the Secret is used: an answer that was lost mints no second one. It is replaced only when it is
-//!   broken, or when the hub says that another one is in force or none: a hub never brings an ended key back.
+//! - A key that is in the Secret is used, so a lost answer does not mint a second one. It is replaced only if it is
+//!   broken, or if the hub reports another key in force, or none: a hub never brings an ended key back.
 
 use alkhub_crds::Spoke;
 use alkhub_protocol::ApiKey;
@@ -97,7 +97,7 @@ fn has_ended(info: &ReportedSpoke, key: &ApiKey) -> bool {
     info.declaration_digest.is_some() && info.key_hint.as_deref() != Some(key.hint())
 }
 
-/// Puts the finalizer, on exactly the Spoke that was seen.
+/// Adds the finalizer to exactly the Spoke that was seen.
 async fn hold(ctx: &Context, spoke: &Spoke) -> Result<(), Error> {
     if spoke.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         return Ok(());
@@ -110,7 +110,7 @@ async fn hold(ctx: &Context, spoke: &Spoke) -> Result<(), Error> {
         .map(drop)
 }
 
-/// The Secret with a whole key and the right address.
+/// The Secret, with a whole key and the right address.
 async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) -> Result<(Secret, ApiKey), Error> {
     let url = declaration.hub.url();
     let uid = &declaration.put.uid;
@@ -119,7 +119,7 @@ async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) ->
     let key = TOKEN
         .iter()
         .find_map(|name| ApiKey::parse(generated::text(&found, name)?.trim()).ok());
-    // Somebody emptied or broke it: only then a new key is made, and replaces exactly what was seen.
+    // Somebody emptied or broke it: only then is a new key made, replacing exactly what was seen.
     let key = key.unwrap_or_else(generated::key);
     let wanted = texts(&key, &url);
     if wanted
@@ -132,7 +132,7 @@ async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) ->
     Ok((mended, key))
 }
 
-/// Puts texts into exactly the Secret that was seen; what else is in it stays.
+/// Puts texts into exactly the Secret that was seen; whatever else is in it stays.
 async fn write(ctx: &Context, spoke: &Spoke, seen: &Secret, texts: &Texts) -> Result<Secret, Error> {
     let fields = json!({ "metadata": { "resourceVersion": seen.metadata.resource_version }, "stringData": texts });
     let namespace = spoke.namespace().unwrap_or_default();

@@ -1,10 +1,10 @@
-//! Ends a Spoke at its hub and lets it go.
+//! Ends a Spoke at its hub and releases it.
 //!
 //! Invariants
-//! - A Hub that lives and does not answer keeps the Spoke: its key might still open doors. It is asked again by the poll, once for
-//!   all its Spokes, which then wakes them.
-//! - A Hub that is gone, by the API server's own word, or going, keeps nobody.
-//! - The finalizer goes whoever wrote it (a restored Spoke has it from a file), and those of others stay.
+//! - While its Hub exists and does not answer, the Spoke is kept: its key might still open doors. The poll asks such a
+//!   Hub again, once for all its Spokes, and then wakes them.
+//! - A Hub that is gone, according to the API server itself, or is being deleted, keeps no Spoke.
+//! - Our finalizer is removed whoever wrote it (a restored Spoke has it from a file); the finalizers of others stay.
 
 use alkhub_crds::{Hub, Spoke};
 use k8s_openapi::api::core::v1::Secret;
@@ -24,7 +24,7 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, E
     if !spoke.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         return Ok(Reconciled::Valid(RESYNC));
     }
-    // Asked of the API server: a cache that is behind may not know a Hub yet, or know one that is gone.
+    // The API server is asked: a lagging cache may not know a Hub yet, or may still have one that is gone.
     let namespace = spoke.namespace().unwrap_or_default();
     let hub = ctx.kubernetes.get::<Hub>(&namespace, &spoke.spec.hub_ref.name).await?;
     if let Some(hub) = hub.filter(|hub| !hub.meta_is_going())
@@ -42,7 +42,8 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, E
             format!("deleted, but its key cannot be ended: {}", error.chain())
         };
         status::unanswered(ctx, spoke, &observed, &why).await?;
-        // Nothing fails while nobody is meant to answer, or is asked; the first poll that finds a pod wakes its Spokes.
+        // It is no failure if nobody is meant to answer, or to be asked; the first poll that finds a pod wakes the
+        // Hub's Spokes.
         return match error {
             _ if is_stopped => Ok(Reconciled::Invalid(RESYNC)),
             Error::Silent { .. } => Ok(Reconciled::Valid(RESYNC)),
@@ -62,7 +63,7 @@ fn is_stopped(hub: &Hub, error: &Error) -> bool {
     hub.spec.replicas == 0 && no_answer
 }
 
-/// Takes the finalizer away, from exactly the Spoke that was retired and as it is now.
+/// Removes the finalizer from exactly the Spoke that was retired, as it is now.
 async fn release(ctx: &Context, spoke: &Spoke, namespace: &str) -> Result<(), Error> {
     let name = spoke.name_any();
     let now = ctx.kubernetes.get::<Spoke>(namespace, &name).await?;
@@ -87,7 +88,7 @@ async fn release(ctx: &Context, spoke: &Spoke, namespace: &str) -> Result<(), Er
     Ok(())
 }
 
-/// Ends the spoke at a hub that lives.
+/// Ends the spoke at a Hub that exists.
 async fn end(ctx: &Context, spoke: &Spoke, names: &ObjectNames) -> Result<(), Error> {
     let secret: Option<Secret> = ctx.kubernetes.get(&names.namespace, &names.auth()).await?;
     let secret = secret.filter(|secret| is_kept_for(&secret.metadata, &names.uid));
@@ -103,8 +104,8 @@ async fn end(ctx: &Context, spoke: &Spoke, names: &ObjectNames) -> Result<(), Er
     Ok(place.ended(door.delete(pass, &name, &uid).await)?)
 }
 
-/// Whether the last poll asked the hub in vain, or could not ask it: each of its Spokes would find the same. One that refused the
-/// key may take another by now.
+/// Whether the last poll failed to get an answer, or could not ask: each of the Hub's Spokes would find the same. A hub
+/// that refused the key may accept another by now.
 fn asked_in_vain(poll: Option<&Poll>) -> Result<(), Error> {
     match poll.map(|poll| (&poll.seen, poll.denied)) {
         Some((Err(why), false)) => Err(Error::Silent { why: why.clone() }),

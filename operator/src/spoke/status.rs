@@ -1,8 +1,8 @@
-//! Says what came of a Spoke and what its hub reports, when it changed.
+//! Reports the result of a Spoke's reconcile and what its hub reports, when that has changed.
 //!
 //! Invariants
-//! - A heartbeat writes nothing; a status that says the same is not written.
-//! - A hub that does not answer makes `Connected` unknown, never false; the phase stays what it was last.
+//! - A heartbeat writes nothing; a status that says the same is not written again.
+//! - A hub that does not answer makes `Connected` unknown, never false; the phase stays what it was.
 
 mod judge;
 
@@ -31,7 +31,7 @@ pub(super) async fn registered(
     write(ctx, spoke, observed, &Finding::Registered(registered)).await
 }
 
-/// Somebody else must move first.
+/// Somebody else has to act first.
 pub(super) async fn waiting(ctx: &Context, spoke: &Spoke, observed: &Observed, waiting: Waiting) -> Result<(), Error> {
     let why = observed.poll.as_ref().and_then(|poll| match &poll.seen {
         Ok(seen) => seen.spokes.as_ref().err().cloned(),
@@ -83,7 +83,7 @@ pub(super) async fn unanswered(ctx: &Context, spoke: &Spoke, observed: &Observed
     .await
 }
 
-/// The API server refused something, or fails on and on.
+/// The API server refused something, or keeps failing.
 pub(super) async fn failed(ctx: &Context, spoke: &Spoke, observed: &Observed, message: &str) -> Result<(), Error> {
     let finding = Finding::Failed {
         message: message.to_owned(),
@@ -126,7 +126,7 @@ async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Find
     Ok(())
 }
 
-/// What the hub says of it.
+/// Copies what the hub reports into the status.
 fn report(status: &mut SpokeStatus, info: &ReportedSpoke, seen: Option<&Seen>) {
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let pod_of = |hub_id: &alkhub_protocol::HubId| {
@@ -144,7 +144,7 @@ fn report(status: &mut SpokeStatus, info: &ReportedSpoke, seen: Option<&Seen>) {
     status.disconnected_at = info.disconnected_at.and_then(time);
 }
 
-/// To the second, as the API server keeps it: else every status would differ from the one that was stored.
+/// To the second, as the API server stores it: otherwise every status would differ from the stored one.
 fn time(at: jiff::Timestamp) -> Option<Time> {
     Timestamp::from_second(at.as_second()).ok().map(Time)
 }

@@ -1,4 +1,4 @@
-//! Removes the Secret that a Spoke no longer names: nobody shall find a key in it, and it would look like one in force.
+//! Removes the Secret that a Spoke no longer names: a key left in it would look like one in force.
 
 use alkhub_crds::Spoke;
 use k8s_openapi::api::core::v1::Secret;
@@ -8,9 +8,9 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::names::is_owned_by;
 
-/// Called when the key is in the Secret that the Spoke names now.
+/// Called once the key is in the Secret that the Spoke names now.
 pub(super) async fn remove(ctx: &Context, spoke: &Spoke) -> Result<(), Error> {
-    // A spec that was never changed has named one Secret only.
+    // A spec that was never changed has named only one Secret.
     if spoke.metadata.generation.is_none_or(|generation| generation <= 1) {
         return Ok(());
     }
@@ -25,7 +25,7 @@ pub(super) async fn remove(ctx: &Context, spoke: &Spoke) -> Result<(), Error> {
     if unnamed.is_empty() {
         return Ok(());
     }
-    // The cache may be behind a spec that names this very Secret again.
+    // The cache may lag behind a spec that names this very Secret again.
     let now = ctx.kubernetes.get::<Spoke>(&namespace, &name).await?;
     if !now.is_some_and(|now| now.uid() == spoke.uid() && now.metadata.generation == spoke.metadata.generation) {
         return Err(Error::Stale);

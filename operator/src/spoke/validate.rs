@@ -20,7 +20,7 @@ pub(super) enum Course {
     Wait(Waiting),
 }
 
-/// For whom a Spoke waits; a change wakes it.
+/// What a Spoke waits for; a change there wakes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiting {
     HubNotFound,
@@ -42,7 +42,7 @@ pub(super) struct Declaration {
     pub(super) key: AdminKey,
     /// Everything but the spoke's own key.
     pub(super) put: SpokePut,
-    /// The hub has all this, as far as it reports, or it was just declared.
+    /// Whether the hub has all this, as far as it reports, or it was just declared.
     pub(super) known: bool,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Declaration {
 
 #[cfg(test)]
 impl Waiting {
-    /// Every one, each by the one before it: another variant does not compile until it has a place.
+    /// All variants, each reached from the one before it: a new variant does not compile until it has a place.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         std::iter::successors(Some(Self::HubNotFound), |before| match before {
             Self::HubNotFound => Some(Self::HubGoing),
@@ -88,8 +88,7 @@ pub(super) fn validate(spoke: &Spoke, observed: &Observed) -> Course {
 // === impl Declaration ===
 
 impl Declaration {
-    /// Digest of the declaration and of what it depends on. Another hub, another hash key or another Secret makes it
-    /// another.
+    /// Digest of the declaration and of what it depends on. It changes with the hub, the hash key and the Secret.
     pub(super) fn digest(&self, secret_uid: &str, secret_version: &str) -> String {
         let put = serde_json::to_vec(&SpokePut {
             key: None,
@@ -144,12 +143,12 @@ fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declarat
     })
 }
 
-/// Whether the hub has what was declared, with the key that was issued last: after a restored backup, or when somebody
+/// Whether the hub has what was declared, with the key that was issued last: after a restored backup, or if somebody
 /// else wrote there, it may have an older declaration or another key.
 fn is_held(info: &ReportedSpoke, put: &SpokePut, hint: Option<&str>) -> bool {
     match &info.declaration_digest {
         Some(declaration) => put.agrees_with(declaration) && hint.is_some() && info.key_hint.as_deref() == hint,
-        // A hub of before 0.2 reports neither.
+        // A hub before 0.2 reports neither.
         None => true,
     }
 }

@@ -1,9 +1,10 @@
 //! One object of ours as the API server sent it: read, or the reason why it cannot be.
 //!
 //! Invariants
-//! - An object fails alone. A page of a list is parsed as a list of raw texts, and each text by itself: one that is nested
-//!   too deeply, or has a number that is too large, costs no other.
-//! - No text makes this process recurse without a bound: the parser of texts does not, and that of objects has a limit.
+//! - Each object fails alone. A page of a list is parsed as a list of raw texts, and each text by itself: one that is
+//!   nested too deeply, or has a number that is too large, does not cost us the others.
+//! - No text can make this process recurse without bound: the parser of texts does not recurse, and that of objects has
+//!   a limit.
 
 use alkhub_crds::Condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -28,10 +29,10 @@ pub(crate) struct Unreadable {
     pub(crate) conditions: Vec<Condition>,
 }
 
-/// The longest part of a path that is shown: the beginning of one that is too deep says where it is.
+/// The longest part of a path that is shown: the beginning of a path that is too deep says where it is.
 const PATH_CHARS: usize = 100;
 
-/// Everything that is not named is passed over, however it looks.
+/// Everything that is not named here is skipped, whatever it looks like.
 #[derive(Deserialize)]
 struct Bare<'a> {
     #[serde(default)]
@@ -158,7 +159,7 @@ mod tests {
         })
     }
 
-    /// A Hub with settings that are nested so deeply, as text: no `Value` could be made of it.
+    /// A Hub with settings nested so deeply that no `Value` could be made of it, as text.
     fn deep(depth: usize) -> String {
         let settings = format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
         let plain = json!({"redis": {"managed": true}, "postgres": {"managed": true}, "config": {"calls": "DEEP"}});

@@ -40,7 +40,7 @@ impl Stores {
             .state_filter(|pod| pod.metadata.namespace.as_ref() == namespace && names.has(pod.labels(), part))
     }
 
-    /// Waits until every store was filled once; `false` when a watch was dropped before.
+    /// Waits until every store was filled once; `false` if a watch was dropped before.
     pub(crate) async fn ready(&self) -> bool {
         for filled in &self.filled {
             if filled.clone().wait_for(|filled| *filled).await.is_err() {

@@ -1,8 +1,9 @@
 //! The Hubs and Spokes that cannot be read, and whether that was reported.
 //!
 //! Invariants
-//! - Nothing is done by what an unreadable object was before: what was made of it stays as it is until it can be read.
-//! - Bounded by the objects that there are: one that is read, deleted, or not in a new list is forgotten.
+//! - Nothing is done on the strength of what an unreadable object was before: what was made for it stays as it is until
+//!   it can be read.
+//! - Bounded by the objects that exist: one that is read, deleted, or missing from a new list is forgotten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -60,19 +61,19 @@ impl UnreadableObjects {
         self.notes.lock().remove(&(kind, uid.to_owned()));
     }
 
-    /// A kind is listed anew.
+    /// Notes that a kind is being listed anew.
     pub(super) fn begin(&self, kind: &'static str) {
         let mut notes = self.notes.lock();
         let ours = notes.iter_mut().filter(|((of, _), _)| *of == kind);
         ours.for_each(|(_, note)| note.stale = true);
     }
 
-    /// The list was read to its end.
+    /// Notes that the list was read to its end.
     pub(super) fn done(&self, kind: &'static str) {
         self.notes.lock().retain(|(of, _), note| *of != kind || !note.stale);
     }
 
-    /// Whether what is known of an object is from before it could not be read any more.
+    /// Whether what is known of an object is from before it became unreadable.
     pub(crate) fn has<K: Object>(&self, object: &K) -> bool {
         let kind = kind_of(&K::kind(&()));
         let uid = object.uid().unwrap_or_default();
@@ -105,7 +106,7 @@ impl UnreadableObjects {
         }
     }
 
-    /// Waits for an object that was not reported.
+    /// Waits for an object that has not been reported.
     pub(crate) async fn news(&self) {
         self.new.notified().await;
     }

@@ -36,20 +36,20 @@ struct Inner {
     left: HashMap<String, bool>,
     puts: Vec<SpokePut>,
     deletes: Vec<(String, String)>,
-    /// Requests to end a spoke, those that got no answer included.
+    /// Requests to end a spoke, including those that got no answer.
     delete_requests: usize,
-    /// The Hub that takes changes of its spokes and never answers; how many wait now, and how many at most did.
+    /// The Hub that accepts changes of its spokes and never answers; and how many wait now, and how many did at most.
     hanging: Option<String>,
     hang: usize,
     hung: usize,
     keys: Vec<String>,
-    /// Open WebSockets by pod; those of others: none.
+    /// Open WebSockets by pod; pods that are not listed have none.
     pods: HashMap<String, u64>,
-    /// How it went in the last minute, on all pods together.
+    /// The figures of the last minute, of all pods together.
     minute: LastMinute,
     /// Pods that are left out of the report.
     hidden: HashSet<String>,
-    /// What tells which pods there are.
+    /// Used to find out which pods there are.
     client: Option<Client>,
     drains: Vec<(String, DrainPut)>,
     undrains: Vec<String>,
@@ -59,7 +59,7 @@ struct Inner {
 // === impl Fake ===
 
 impl Fake {
-    /// Serves on a free port of the loopback; the address without a path.
+    /// Serves on a free loopback port; returns the address without a path.
     pub(crate) async fn serve(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -90,7 +90,7 @@ impl Fake {
         self.0.lock().refuse = reason.map(str::to_owned);
     }
 
-    /// So many instances of a spoke are connected now.
+    /// Sets how many instances of a spoke are connected now.
     pub(crate) fn connect(&self, spoke: &str, instances: usize) {
         let mut inner = self.0.lock();
         inner.connected.insert(spoke.to_owned(), instances);
@@ -109,17 +109,17 @@ impl Fake {
         }
     }
 
-    /// A Hub answers no change of its spokes from now on.
+    /// From now on a Hub does not answer any change of its spokes.
     pub(crate) fn hang(&self, hub: &str) {
         self.0.lock().hanging = Some(hub.to_owned());
     }
 
-    /// How many changes of the Hub that hangs were under way at once, at most.
+    /// The most changes of the hanging Hub that were under way at once.
     pub(crate) fn hung(&self) -> usize {
         self.0.lock().hung
     }
 
-    /// Puts a spoke in that the operator never declared.
+    /// Inserts a spoke that the operator never declared.
     pub(crate) fn plant(&self, spoke: &str, uid: &str) {
         let put = serde_json::from_value(json!({"uid": uid})).expect("a declaration");
         self.0.lock().spokes.insert(spoke.to_owned(), put);
@@ -130,7 +130,7 @@ impl Fake {
         self.0.lock().spokes.clear();
     }
 
-    /// A pod has so many WebSockets; its hub is `{pod}-0001`.
+    /// Gives a pod this many WebSockets; its hub is `{pod}-0001`.
     pub(crate) fn pod(&self, pod: &str, connections: u64) {
         self.0.lock().pods.insert(pod.to_owned(), connections);
     }
@@ -140,17 +140,17 @@ impl Fake {
         self.0.lock().pods.get(pod).copied().unwrap_or_default()
     }
 
-    /// A pod is left out of the report from now on.
+    /// From now on leaves a pod out of the report.
     pub(crate) fn hide(&self, pod: &str) {
         self.0.lock().hidden.insert(pod.to_owned());
     }
 
-    /// A pod is in the report again.
+    /// Reports a pod again.
     pub(crate) fn show(&self, pod: &str) {
         self.0.lock().hidden.remove(pod);
     }
 
-    /// So many calls of each minute end from now on, and so many of these fail.
+    /// From now on this many calls end in each minute, and this many of them fail.
     pub(crate) fn calls(&self, calls: u64, calls_failed: u64) {
         self.0.lock().minute = LastMinute {
             calls,
@@ -207,7 +207,7 @@ impl Fake {
         self.0.lock().delete_requests
     }
 
-    /// The bearer keys that were shown, each once.
+    /// The bearer keys that were presented, each once.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.0.lock().keys.clone()
     }
@@ -230,13 +230,13 @@ impl Fake {
     }
 }
 
-/// A request that gets no answer; dropped when whoever sent it gives it up.
+/// A request that gets no answer; dropped when its sender gives it up.
 struct Hanging(Fake);
 
 // === impl Hanging ===
 
 impl Hanging {
-    /// Never ends where the Hub hangs.
+    /// Never ends if the Hub hangs.
     async fn of(fake: &Fake, hub: &str) {
         let hanging = {
             let mut inner = fake.0.lock();
@@ -274,7 +274,7 @@ async fn report(
     fake.admit(&headers)?;
     let mut pods = fake.reports(&namespace, &hub).await;
     let connected = fake.0.lock().connected.values().sum::<usize>();
-    // The one whose hub the spokes are connected to.
+    // The pod whose hub the spokes are connected to.
     pods.push(PodReport {
         connections: connected as u64,
         ..unknown("pod-a")
@@ -406,7 +406,7 @@ fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
             .and_then(|key| Some(ApiKey::parse(key).ok()?.hint().to_owned())),
         connected_at: (count > 0).then_some(at),
         disconnected_at: inner.left.contains_key(name).then_some(at),
-        // Another one each time: a heartbeat must change nothing.
+        // A different one each time: a heartbeat must change nothing.
         last_heartbeat_at: Some(jiff::Timestamp::now()),
     }
 }
@@ -422,13 +422,13 @@ fn problem(status: StatusCode, detail: &str) -> (StatusCode, Json<Value>) {
     )
 }
 
-/// Brings [`IMAGE`] to the nodes, once for all tests. Elsewhere than on `alkhub-cluster` it must be there already.
+/// Brings [`IMAGE`] to the nodes, once for all tests. On clusters other than `alkhub-cluster` it must be there already.
 pub(crate) fn image() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| load(IMAGE, "/busybox httpd -f -p 7421 -h /www &\nwait\n"));
 }
 
-/// Brings an image to the nodes whose pods leave last words and end.
+/// Brings an image to the nodes whose pods leave a last message and end.
 pub(crate) fn ending_image() -> &'static str {
     const NAME: &str = "alkhub/fake-hub:ending";
     static ONCE: OnceLock<()> = OnceLock::new();
@@ -441,7 +441,7 @@ pub(crate) fn ending_image() -> &'static str {
     NAME
 }
 
-/// Brings an image to the nodes whose pods live, are not ready, and say at `/readyz` what Postgres answers.
+/// Brings an image to the nodes whose pods run, are not ready, and report at `/readyz` what Postgres answers.
 pub(crate) fn waiting_image() -> &'static str {
     const NAME: &str = "alkhub/fake-hub:waiting";
     const SAYS: &str = r#"{"status":"starting","redis":{"state":"up"},"prefix":{"state":"ours"},"postgres":{"state":"down","reason":"permission denied for database shop"}}"#;
@@ -463,7 +463,7 @@ wait
     NAME
 }
 
-/// Makes an image of a shell script, beside which `/www` has the answers of the probes, and brings it to the nodes.
+/// Makes an image of a shell script, with the answers to the probes in `/www`, and brings it to the nodes.
 fn load(name: &str, script: &str) {
     let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name.replace(['/', ':'], "-"));
     let (program, ok, archive) = (folder.join("alkhub.sh"), folder.join("ok"), folder.join("image.tar"));

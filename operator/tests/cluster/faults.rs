@@ -19,7 +19,7 @@ async fn running(namespace: &str) -> (World, Fake, Operator) {
     (world, fake, operator)
 }
 
-/// What a Hub's condition says.
+/// The message of a Hub's condition.
 fn message(hub: &Hub, kind: &str) -> String {
     let conditions = hub.status.as_ref().map(|status| status.conditions.as_slice());
     condition::find(conditions.unwrap_or_default(), kind)
@@ -27,7 +27,7 @@ fn message(hub: &Hub, kind: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A webhook that nobody serves stands before all ReplicaSets of the namespace that are made; answers its name.
+/// Registers a webhook that nobody serves for all new ReplicaSets of the namespace; returns its name.
 async fn refusing(world: &World) -> String {
     let name = format!("{}.example.org", world.namespace);
     let webhook: ValidatingWebhookConfiguration = serde_json::from_value(json!({
@@ -75,7 +75,7 @@ async fn spokes_of_a_refused_hub_are_looked_at_and_declared_all_the_same() {
     phase(&world, "one", SpokePhase::Disconnected).await;
     suspended(&world, &fake, "one").await;
 
-    // A new operator, to which the Hub was refused from the beginning.
+    // A new operator, for which the Hub was refused from the start.
     drop(operator);
     let operator = world.operator(&address, &["--lease-duration", "3s"]).await;
     operator.leads().await;
@@ -108,7 +108,7 @@ async fn spokes_of_a_hub_that_cannot_be_applied_are_looked_at_and_the_api_server
     fake.connect("one", 1);
     phase(&world, "one", SpokePhase::Connected).await;
 
-    // 500: a webhook of somebody's that does not answer. It fails for ever, and says so.
+    // 500: somebody's webhook does not answer. It keeps failing, and the condition says so.
     let webhook = refusing(&world).await;
     world
         .patch::<Hub>(
@@ -162,7 +162,7 @@ async fn a_spoke_whose_finalizer_somebody_else_wrote_goes_and_leaves_their_other
     world.end().await;
 }
 
-/// The backup of docs/OPERATIONS.md: what the Secret holds and its labels, and nothing of the object that it was.
+/// The backup of docs/OPERATIONS.md: the Secret's content and labels, and nothing else of the original object.
 fn backed_up(secret: Secret) -> Secret {
     let metadata = kube::api::ObjectMeta {
         name: secret.metadata.name,
@@ -195,7 +195,7 @@ async fn a_restored_auth_secret_is_adopted_with_its_hash_key_and_one_without_our
     assert!(adopted.owner_references().is_empty(), "it outlives this Hub, too");
     assert_eq!(adopted.annotations().get("alkhub.dev/hub-uid"), hub.uid().as_ref());
 
-    // One of a user's own that only has the name.
+    // A Secret of the user's own that only has the name.
     world.secret("other-auth", "hash-key", "theirs").await;
     world.hub("other", given()).await;
     let refused = world
@@ -285,7 +285,7 @@ async fn a_hub_is_stopped_when_its_pods_are_gone_and_then_nobody_is_connected() 
     let connected = |hub: &Hub| hub.status.as_ref().and_then(|status| status.spokes) == Some(1);
     world.until::<Hub>("demo", "a spoke is connected", connected).await;
 
-    // Asked for none, and refused in the same breath: the pods run on.
+    // Asked for no pods and refused at the same time: the pods keep running.
     let refused = json!({"spec": {"replicas": 0, "config": {"calls": {"no-such": "7s"}}}});
     world.patch::<Hub>("demo", refused).await;
     let runs = |hub: &Hub| {

@@ -1,4 +1,4 @@
-//! The pods of a Hub while they are replaced, drained and wanted back, and while nobody looks.
+//! The pods of a Hub while they are replaced, drained and wanted back, and while no operator runs.
 
 use alkhub_crds::{Hub, condition};
 use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
@@ -16,7 +16,7 @@ const DRAIN: &str = "alkhub.dev/drain-since";
 
 const SERVING: &str = "alkhub.dev/serving";
 
-/// A Hub `demo` of so many pods, all ready.
+/// A Hub `demo` with this many pods, all ready.
 async fn running(namespace: &str, pods: i32) -> (World, String, Operator) {
     let (world, address, _, operator) = told(namespace, pods).await;
     (world, address, operator)
@@ -34,18 +34,18 @@ async fn told(namespace: &str, pods: i32) -> (World, String, Fake, Operator) {
     (world, address, fake, operator)
 }
 
-/// The same with three connections on each pod, which the operator knows.
+/// The same with three connections on each pod, of which the operator knows.
 async fn busy(namespace: &str, pods: i32) -> (World, Fake, Operator) {
     let (world, _address, fake, operator) = told(namespace, pods).await;
     for pod in world.pods().await.expect("pods") {
         fake.pod(&pod.name_any(), 3);
     }
-    // What a pod has is known before one is chosen.
+    // The load of a pod is known before one is chosen.
     operator.reconciles(3.0).await;
     (world, fake, operator)
 }
 
-/// Waits until a Hub has as many pods as it asks for, and nothing else.
+/// Waits until a Hub has exactly as many pods as it asks for.
 pub(crate) async fn settled(world: &World, pods: i32) {
     let shown = format!("{pods}/{pods}");
     let has = |hub: &Hub| {
@@ -196,7 +196,7 @@ async fn a_pod_that_somebody_wants_empty_is_told_so_until_they_do_not_and_an_ord
     assert!(!kept.annotations().contains_key(DRAIN), "{kept:?}");
     assert_eq!(fake.drains().len(), told(), "no other one is");
     world.patch::<Pod>(&pod, asked("false")).await;
-    // One that was decided before may still be under way.
+    // A step that was decided earlier may still be under way.
     operator.reconciles(2.0).await;
     let last = told();
 
@@ -234,7 +234,7 @@ async fn a_pod_that_the_report_does_not_have_is_not_taken_for_empty() {
     })
     .await;
     let waited = gone.duration_since(since);
-    // Times of Kubernetes have no fractions of seconds.
+    // Kubernetes' times have no fractions of seconds.
     assert!(waited >= SignedDuration::from_secs(29), "it went after {waited}");
     settled(&world, 1).await;
     drop(operator);
@@ -380,7 +380,7 @@ async fn pods_that_are_lost_while_no_operator_runs_come_back() {
     world.end().await;
 }
 
-/// As after an upgrade: what is kept was made by an operator that makes another template.
+/// As after an upgrade: the revision was made by an operator that makes a different template.
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn another_operator_restarts_no_pod_and_tells_whose_template_is_older() {

@@ -1,4 +1,4 @@
-//! A namespace of a test's own, the operator as a process, and waiting on conditions.
+//! A namespace of a test's own, the operator as a process, and waiting for conditions.
 
 use std::fmt::Debug;
 use std::future::{Future, ready};
@@ -44,7 +44,7 @@ pub(crate) struct Operator {
     pub(crate) management: String,
 }
 
-/// A client of the cluster, and the file that names it.
+/// A client of the cluster, and the file that describes it.
 pub(crate) async fn client() -> (Client, PathBuf) {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| drop(rustls::crypto::aws_lc_rs::default_provider().install_default()));
@@ -88,7 +88,7 @@ pub(crate) async fn world(test: &str) -> World {
     }
 }
 
-/// Waits until a Spoke is in a phase, of the spec that it has now.
+/// Waits until a Spoke is in a phase, for its present spec.
 pub(crate) async fn phase(world: &World, name: &str, phase: SpokePhase) -> Spoke {
     let is = |spoke: &Spoke| {
         let status = spoke.status.as_ref();
@@ -98,7 +98,7 @@ pub(crate) async fn phase(world: &World, name: &str, phase: SpokePhase) -> Spoke
     world.until::<Spoke>(name, &format!("{name} is {phase:?}"), is).await
 }
 
-/// A spec of one pod, whose servers are given.
+/// A spec of one pod, with servers given by Secret.
 pub(crate) fn given() -> Value {
     json!({"replicas": 1, "redis": {"secretRef": {"name": "redis"}}, "postgres": {"secretRef": {"name": "postgres"}}})
 }
@@ -114,7 +114,7 @@ impl World {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The Hub `demo` of one pod, whose servers are given.
+    /// The Hub `demo` with one pod, with servers given by Secret.
     pub(crate) async fn demo(&self) {
         image();
         self.servers().await;
@@ -154,7 +154,7 @@ impl World {
         operator
     }
 
-    /// A kubeconfig with no more rights than docs/OPERATOR.md lists, in this namespace alone.
+    /// A kubeconfig with exactly the rights that docs/OPERATOR.md lists, in this namespace only.
     async fn restricted(&self) -> PathBuf {
         let user = format!("operator-of-{}", self.namespace);
         let role: Role =
@@ -179,7 +179,7 @@ impl World {
             named.auth_info.get_or_insert_default().impersonate = Some(user.clone());
         }
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.kubeconfig", self.namespace));
-        // The keys are the administrator's: for nobody else to read.
+        // The keys are the administrator's, so nobody else may read them.
         let mut options = std::fs::OpenOptions::new();
         std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create(true).truncate(true), 0o600);
         let mut to = options.open(&path).expect("a file");
@@ -197,7 +197,7 @@ impl World {
         self.try_create(name, "Spoke", spec).await.expect("a Spoke")
     }
 
-    /// Creates an object as it stands, so that the API server judges it.
+    /// Creates an object as it is, so that the API server validates it.
     pub(crate) async fn try_create<K>(&self, name: &str, kind: &str, spec: Value) -> kube::Result<K>
     where
         K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
@@ -306,7 +306,7 @@ impl World {
         .await
     }
 
-    /// Waits until the Hub `demo` has another revision than `before`; answers it.
+    /// Waits until the Hub `demo` has a revision other than `before`; returns it.
     pub(crate) async fn another_revision(&self, before: Option<&str>) -> String {
         let other = |hub: &Hub| revision(hub).is_some_and(|now| Some(now) != before);
         let hub = self.until::<Hub>("demo", "another revision", other).await;
@@ -351,7 +351,7 @@ impl World {
             .await
     }
 
-    /// Waits until a Spoke says in words why it is not connected.
+    /// Waits until a Spoke says why it is not connected, with these words.
     pub(crate) async fn spoke_tells(&self, name: &str, words: &str) {
         let tells = |spoke: &Spoke| {
             has(
@@ -373,7 +373,7 @@ impl World {
         phase(self, "one", SpokePhase::Connected).await;
     }
 
-    /// Fails when any Hub has said that it was not ready.
+    /// Fails if any Hub has reported that it was not ready.
     pub(crate) async fn was_ready_all_the_time(&self) {
         let events = self.api::<Event>().list(&ListParams::default()).await.expect("events");
         let notes = events.iter().filter_map(|event| event.note.as_deref());
@@ -415,7 +415,7 @@ impl Operator {
             .sum()
     }
 
-    /// Waits until so many reconciles more have ended.
+    /// Waits until this many further reconciles have ended.
     pub(crate) async fn reconciles(&self, more: f64) {
         let from = self.metric("alkhub_operator_reconciles_total").await;
         eventually("more reconciles", || async {
@@ -457,7 +457,7 @@ impl Operator {
         .await;
     }
 
-    /// Resident memory, and what of it is not the program itself.
+    /// Resident memory, and how much of it is not the program itself.
     pub(crate) fn memory(&self) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
         let lines = status
@@ -488,7 +488,7 @@ fn unless_given<'a>(more: &[&str], flags: &[(&'a str, &'a str)]) -> Vec<&'a str>
     missing.flat_map(|(flag, value)| [*flag, *value]).collect()
 }
 
-/// Waits until `check` succeeds; its last word is in the message when it does not.
+/// Waits until `check` succeeds; if it does not, the message has its last result.
 pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl FnMut() -> F) -> T {
     until_within(what, PATIENCE, check).await
 }
@@ -529,7 +529,7 @@ async fn install_crds(client: &Client) {
     }
 }
 
-/// The rules as docs/OPERATOR.md has them, the Lease's by its name: every test shows that they are enough.
+/// The rules as in docs/OPERATOR.md, with the name of the Lease: every test shows that they are enough.
 fn rules() -> Value {
     let page = include_str!("../../../docs/OPERATOR.md");
     let section = page

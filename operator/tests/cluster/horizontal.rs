@@ -1,5 +1,5 @@
-//! Kubernetes' own autoscaler scales a Hub by what its pods have: the selector of the scale subresource counts those that
-//! serve, of every revision, and nothing else.
+//! Kubernetes' own autoscaler scales a Hub by the load of its pods: the selector of the scale subresource selects those
+//! that serve, of every revision, and nothing else.
 
 use alkhub_crds::{Hub, condition};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -15,10 +15,11 @@ use crate::fleet::{marked, settled};
 use crate::harness::{Operator, World, eventually, given, world};
 use crate::metrics_api::{METRIC, MetricsApi};
 
-/// A pod that is not of the Hub has so many: who counts it wants as many pods as there may be.
+/// The load of a pod that does not belong to the Hub: anybody who counts it wants as many pods as allowed.
 const FOREIGN: u64 = 1_000;
 
-/// A Hub `demo` of one pod beside its own Redis and Postgres and another Hub, whose pods would count if they were selected.
+/// A Hub `demo` of one pod, next to its own Redis and Postgres and another Hub, whose pods would count if they were
+/// selected.
 async fn among_others(fake: &Fake) -> (World, Operator) {
     let world = world("horizontal").await;
     image();
@@ -44,7 +45,7 @@ async fn among_others(fake: &Fake) -> (World, Operator) {
     (world, operator)
 }
 
-/// Ten connections for each pod, and five pods at the most.
+/// Ten connections for each pod, and five pods at most.
 async fn scale_by_connections(world: &World) {
     let target = json!({"apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "name": "demo"});
     let average = json!({"type": "AverageValue", "averageValue": "10"});
@@ -68,7 +69,7 @@ fn down_after(seconds: u32) -> Value {
     json!({"scaleDown": {"stabilizationWindowSeconds": seconds}})
 }
 
-/// Waits until the autoscaler has seen so much on average, and wants so many pods.
+/// Waits until the autoscaler has seen this average, and wants this many pods.
 async fn sees(world: &World, average: &str, pods: i32) -> HorizontalPodAutoscaler {
     let is = |scaler: &HorizontalPodAutoscaler| {
         let status = scaler.status.clone().unwrap_or_default();
@@ -93,7 +94,7 @@ async fn names(world: &World) -> Vec<String> {
     names
 }
 
-/// Gives each pod of the Hub `demo` its number.
+/// Gives each pod of the Hub `demo` its number of connections.
 async fn give<const N: usize>(world: &World, fake: &Fake, connections: [u64; N]) {
     let names = names(world).await;
     assert_eq!(names.len(), N, "{names:?}");
@@ -102,7 +103,7 @@ async fn give<const N: usize>(world: &World, fake: &Fake, connections: [u64; N])
     }
 }
 
-/// What these pods have on average, as a quantity.
+/// The average load of these pods, as a quantity.
 fn average(fake: &Fake, pods: &[String]) -> String {
     let all: u64 = pods.iter().map(|pod| fake.connections(pod)).sum();
     match all * 1_000 / pods.len() as u64 {
@@ -111,7 +112,7 @@ fn average(fake: &Fake, pods: &[String]) -> String {
     }
 }
 
-/// Waits until the autoscaler was told of these pods alone.
+/// Waits until the autoscaler was told of exactly these pods.
 async fn counts(metrics: &MetricsApi, pods: &[String]) {
     eventually("these are counted", || async {
         let last = metrics.looks().pop();
@@ -121,7 +122,7 @@ async fn counts(metrics: &MetricsApi, pods: &[String]) {
     .await;
 }
 
-/// How often and to what the autoscaler has scaled, the smallest first.
+/// The numbers of pods to which the autoscaler has scaled, the smallest first.
 async fn sizes(world: &World) -> Vec<String> {
     let events = world.api::<Event>().list(&ListParams::default()).await.expect("events");
     let scaled = events
@@ -133,7 +134,7 @@ async fn sizes(world: &World) -> Vec<String> {
     sizes
 }
 
-/// While a new pod serves beside old ones and one of these is about to go: the mean is over those that stay.
+/// While a new pod serves next to old ones and one of these is about to go, the mean is over those that stay.
 async fn roll_out(world: &World, fake: &Fake, metrics: &MetricsApi) {
     give(world, fake, [9, 8, 8]).await;
     let before = names(world).await;
@@ -165,7 +166,7 @@ async fn roll_out(world: &World, fake: &Fake, metrics: &MetricsApi) {
     assert_eq!(names(world).await, before, "the mark is off, and it is counted again");
 }
 
-/// What a pod has that is about to go changes nothing.
+/// The load of a pod that is about to go changes nothing.
 async fn scale_down(world: &World, fake: &Fake, metrics: &MetricsApi) {
     give(world, fake, [7, 6, 5]).await;
     let at_once = json!({"spec": {"behavior": down_after(0)}});

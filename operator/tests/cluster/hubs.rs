@@ -144,7 +144,7 @@ async fn config(world: &World, revision: &str) -> ConfigMap {
 }
 
 async fn left_alone(world: &World, operator: &Operator) {
-    // Nothing is written while nothing changes, though it goes on looking.
+    // Nothing is written while nothing changes, though the operator goes on looking.
     operator.reconciles(3.0).await;
     let writes = operator.metric("alkhub_operator_api_writes_total").await;
     let polls = operator.metric("alkhub_operator_hub_polls_total").await;
@@ -156,7 +156,7 @@ async fn left_alone(world: &World, operator: &Operator) {
         "a steady state has no writes"
     );
 
-    // What somebody else changed is put right, field by field; what they added of their own stays.
+    // What somebody else changed is corrected, field by field; what they added stays.
     let set = world.until_set("the one that runs", |_| true).await.name_any();
     world
         .patch::<ReplicaSet>(
@@ -219,7 +219,7 @@ async fn the_younger_of_two_hubs_with_one_redis_and_prefix_is_refused() {
     world
         .hub_says("zeta", condition::PREFIX_CONFLICT, "False", "Unique")
         .await;
-    // Ages are told to the second; within one, the uid decides.
+    // Ages have a resolution of a second; within one, the uid decides.
     eventually("another second", || async {
         let now = k8s_openapi::jiff::Timestamp::now().as_second();
         let made = older.creation_timestamp().map_or(now, |at| at.0.as_second());

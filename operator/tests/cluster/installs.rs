@@ -14,7 +14,7 @@ async fn of_two_installs_one_keeps_a_hub_until_it_is_handed_over_or_ends() {
     let fake = Fake::default();
     let address = fake.serve().await;
     let install = async |lease: &str| {
-        // Another flag, so that what they want differs.
+        // A different flag, so that they want different things.
         let redis = format!("redis:{lease}");
         let more = [
             "--lease-name",

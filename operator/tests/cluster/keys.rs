@@ -1,4 +1,4 @@
-//! Keys against a real hub: lost, put back, ended, rotated, and the Secrets that hold them.
+//! Keys against a real hub: lost, restored, ended, rotated, and the Secrets that hold them.
 
 use alkhub_crds::{Hub, Spoke, SpokePhase, condition};
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -46,7 +46,8 @@ fn reads() -> serde_json::Value {
     json!({"hubRef": {"name": "demo"}, "scopes": ["operations:read"]})
 }
 
-/// Waits until the hub has the spoke with this token in its database: what it remembers of keys may be a minute old.
+/// Waits until the hub has the spoke with this token in its database; what the hub remembers of keys may be a minute
+/// old.
 async fn held(world: &World, real: &Real, token: &str) {
     let admin = admin_key(world).await;
     eventually("the hub has the spoke and its key", || async {
@@ -60,7 +61,7 @@ async fn held(world: &World, real: &Real, token: &str) {
     .await;
 }
 
-/// An emptied Postgres, then one that was put back from an older dump.
+/// First an emptied Postgres, then one that was restored from an older dump.
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_hub_that_lost_its_database_or_got_an_older_one_back_is_told_everything_again() {
@@ -124,7 +125,7 @@ async fn a_key_that_has_ended_at_the_hub_is_made_anew_and_a_secret_that_is_no_lo
     real.until_status(&third, 200, "the third key works").await;
     assert_eq!(real.status(&second).await, 401);
 
-    // An old token is put back: the hub does not bring it back, so it cannot stay there.
+    // An old token is put back: the hub does not revive it, so it cannot stay there.
     let old = json!({"stringData": {"token": first, "ALKHUB_TOKEN": first}});
     world.patch::<Secret>("shared", old).await;
     let renewed = |secret: &Secret| ![&first, &third].contains(&&text(secret, "token"));
@@ -132,7 +133,7 @@ async fn a_key_that_has_ended_at_the_hub_is_made_anew_and_a_secret_that_is_no_lo
     real.until_status(&fourth, 200, "the fourth key works").await;
     assert_eq!((real.status(&first).await, real.status(&third).await), (401, 401));
 
-    // With an overlap the one before goes on.
+    // With an overlap, the previous key keeps working.
     world
         .patch::<Spoke>("builder", json!({"spec": {"credentials": {"overlapSeconds": 600}}}))
         .await;
@@ -155,7 +156,7 @@ async fn the_admin_key_is_rotated_in_its_secret_and_an_ended_one_is_a_condition(
     let (old, new) = (admin_key(&world).await, alkhub_protocol::ApiKey::from_entropy([9; 32]));
     let uid = world.api::<Secret>().get("demo-auth").await.expect("a Secret").uid();
 
-    // Between the edit and the kubelet's news of it the hub knows the old key only.
+    // Between the edit and the kubelet's update, the hub knows only the old key.
     world
         .patch::<Secret>("demo-auth", json!({"stringData": {"admin-key": new.expose()}}))
         .await;
@@ -170,7 +171,7 @@ async fn the_admin_key_is_rotated_in_its_secret_and_an_ended_one_is_a_condition(
     assert_eq!(real.status(&token).await, 200, "no other key is touched");
     world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
 
-    // One that has ended does not come back.
+    // A key that has ended does not come back.
     world
         .patch::<Secret>("demo-auth", json!({"stringData": {"admin-key": old}}))
         .await;
@@ -279,7 +280,7 @@ async fn the_hubs_keys_outlive_it_and_their_loss_is_a_condition_and_mended_for_s
     world.end().await;
 }
 
-/// The name under which the operator looks for a Hub's admin API may be somebody else's.
+/// The name under which the operator looks for a Hub's admin API may belong to somebody else.
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn the_admin_key_is_not_shown_to_a_service_that_is_not_the_hubs() {
@@ -290,7 +291,7 @@ async fn the_admin_key_is_not_shown_to_a_service_that_is_not_the_hubs() {
     world.spoke("builder", reads()).await;
     issued(&world, "builder", "builder-key").await;
 
-    // Paused, so that the operator does not make its own again.
+    // Paused, so that the operator does not create its own again.
     world.patch::<Hub>("demo", json!({"spec": {"paused": true}})).await;
     world.hub_says("demo", condition::PAUSED, "True", "Paused").await;
     world.delete::<Service>("demo").await;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::fake::{Fake, image};
 use crate::harness::{Operator, eventually, world};
 
-/// The Lease aside.
+/// Writes other than those of the Lease.
 const WRITES: &str = "alkhub_operator_api_writes_total";
 
 async fn is_leader(operator: &Operator) -> Result<(), String> {
@@ -45,7 +45,7 @@ async fn a_leader_that_ends_hands_over_at_once() {
 
     assert!(first.until_ended().await.success());
     println!("handed over in {taken:?}");
-    // At once, not when the Lease of 15 s ends; a loaded machine takes its time.
+    // At once, not when the Lease of 15 s expires; a loaded machine takes its time.
     assert!(taken <= Duration::from_secs(3), "handed over in {taken:?}");
     world
         .until::<Lease>("alkhub-operator", "the second holds it", |lease| {
@@ -86,7 +86,8 @@ async fn a_leader_that_was_stopped_finds_the_gate_shut_and_stands_by() {
 
     first.signal("-STOP");
     until_within("the second leads", Duration::from_secs(60), || is_leader(&second)).await;
-    // Something is to be written now, and the second is stopped too, so that the first finds it undone. Its Lease lives.
+    // Now there is something to write, and the second operator is suspended too, so that the first one finds it undone.
+    // Its Lease is still valid.
     second.signal("-STOP");
     world
         .patch::<Hub>(

@@ -1,7 +1,7 @@
 //! The operator as a process against a real API server, each test in a namespace and with a Lease of its own.
 //!
-//! They need the cluster that `ALKHUB_TEST_KUBECONFIG` names, and are ignored elsewhere: `make harness` boots one and runs
-//! them.
+//! The tests need the cluster that `ALKHUB_TEST_KUBECONFIG` names, and are ignored elsewhere: `make harness` boots one
+//! and runs them.
 
 #![expect(clippy::print_stdout, reason = "figures are for people")]
 

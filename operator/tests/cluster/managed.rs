@@ -1,4 +1,4 @@
-//! Managed servers: they come up, keep their image, and go without taking data along.
+//! Managed servers: they come up, keep their image, and are removed without taking data along.
 
 use alkhub_crds::{Hub, condition};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
@@ -60,7 +60,7 @@ async fn a_managed_server_goes_when_pods_are_ready_without_it_and_its_volume_wit
         .expect("a volume");
     let password = world.api::<Secret>().get("demo-postgres").await.expect("a password");
 
-    // An upgrade of the operator changes nothing under data that exist.
+    // An upgrade of the operator changes nothing about existing data.
     drop(operator);
     let newer = [
         "--postgres-image",
@@ -77,7 +77,7 @@ async fn a_managed_server_goes_when_pods_are_ready_without_it_and_its_volume_wit
         assert!(!runs(&set).unwrap_or_default().ends_with(":99"), "{set:?}");
     }
 
-    // Servers of the user's own, at first with pods that never come up: nothing goes.
+    // Servers of the user's own, at first with pods that never come up: nothing is removed.
     world.servers().await;
     let given = |name: &str| json!({"managed": null, "storage": null, "secretRef": {"name": name}});
     world
@@ -99,7 +99,8 @@ async fn a_managed_server_goes_when_pods_are_ready_without_it_and_its_volume_wit
         world.until::<Service>(name, "still there", |_| true).await;
     }
 
-    // Then they do, and both go: that which had only its pod with its password, the other without its volume.
+    // Then they do come up, and both managed servers are removed: the one whose data were only in its pod, together
+    // with its password; the other, without its volume.
     world.patch::<Hub>("demo", json!({"spec": {"image": null}})).await;
     for name in ["demo-redis", "demo-postgres"] {
         world.gone::<StatefulSet>(name).await;
@@ -140,7 +141,7 @@ fn password_of(set: &StatefulSet) -> Option<String> {
     meta.annotations.as_ref()?.get("alkhub.dev/password").cloned()
 }
 
-/// A Secret that is deleted: Redis takes a new password, the data of Postgres do not.
+/// A Secret is deleted: Redis takes a new password, the data of Postgres do not.
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_lost_password_restarts_a_managed_redis_and_is_asked_for_where_postgres_has_data() {
@@ -198,7 +199,7 @@ async fn a_lost_password_restarts_a_managed_redis_and_is_asked_for_where_postgre
     world.end().await;
 }
 
-/// Another size in the moment in which the server is not managed, and is still there.
+/// Asks for another size at a moment when the server is no longer managed, but still exists.
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn another_volume_before_the_old_server_is_gone_is_told_with_the_way_out() {

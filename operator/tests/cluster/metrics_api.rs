@@ -1,12 +1,13 @@
-//! The figures of pods as an adapter serves them to HorizontalPodAutoscalers: `custom.metrics.k8s.io`, behind the API server.
+//! The figures of pods, as an adapter serves them to HorizontalPodAutoscalers: `custom.metrics.k8s.io`, behind the API
+//! server.
 //!
-//! The API server must reach the loopback of the test's process, as it does on `alkhub-cluster`.
+//! The API server must be able to reach the loopback of the test's process, as on `alkhub-cluster`.
 //!
 //! Invariants
-//! - While the API is registered somebody answers, whatever the test waits for: without its discovery no namespace of the
-//!   cluster ends.
-//! - It is taken away before its server ends, also when the test fails.
-//! - What is answered to an autoscaler of the test's namespace is noted before.
+//! - While the API is registered, somebody answers, whatever the test is waiting for: without its discovery, no
+//!   namespace of the cluster can be deleted.
+//! - It is unregistered before its server ends, even if the test fails.
+//! - What an autoscaler of the test's namespace is told is recorded before it is sent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,21 +44,21 @@ const GROUP: &str = "custom.metrics.k8s.io";
 const API: &str = "custom.metrics.k8s.io/v1beta2";
 const NAME: &str = "v1beta2.custom.metrics.k8s.io";
 
-/// What an autoscaler asked for, and which pods it was told of.
+/// What an autoscaler asked for, and the pods that it was told about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) selector: String,
     pub(crate) pods: Vec<String>,
 }
 
-/// The API, registered until this is dropped. There is one in a cluster: no two tests may have it at a time.
+/// The API, registered until this is dropped. A cluster can have only one, so no two tests may use it at a time.
 pub(crate) struct MetricsApi {
     looks: Arc<Mutex<Vec<Look>>>,
     end: CancellationToken,
     server: Option<JoinHandle<()>>,
 }
 
-/// What answers.
+/// Answers the requests.
 #[derive(Clone)]
 struct Adapter {
     client: Client,
@@ -66,7 +67,7 @@ struct Adapter {
     looks: Arc<Mutex<Vec<Look>>>,
 }
 
-/// Accepts TLS under a certificate that nobody signed.
+/// Accepts TLS with a self-signed certificate.
 struct Door {
     tcp: TcpListener,
     tls: TlsAcceptor,
@@ -77,7 +78,7 @@ type Answer = Result<Json<Value>, (StatusCode, String)>;
 // === impl MetricsApi ===
 
 impl MetricsApi {
-    /// Serves what the pods of a fake have, and makes the API server know it.
+    /// Serves the load of a fake's pods, and registers this with the API server.
     pub(crate) async fn serve(world: &World, fake: &Fake) -> Self {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = tcp.local_addr().expect("an address").port();
@@ -94,7 +95,7 @@ impl MetricsApi {
         api
     }
 
-    /// A thread of its own answers: the test's may be busy, and has ended when this is dropped.
+    /// A separate thread answers: the test's own may be busy, and has ended when this is dropped.
     fn start(tcp: std::net::TcpListener, fake: Fake, namespace: String) -> Self {
         let (looks, end) = (Arc::<Mutex<Vec<Look>>>::default(), CancellationToken::new());
         let (noted, ended) = (looks.clone(), end.clone());
@@ -130,7 +131,7 @@ impl MetricsApi {
         self.looks.lock().clone()
     }
 
-    /// Waits until so many looks more were answered.
+    /// Waits until this many further looks were answered.
     pub(crate) async fn more_looks(&self, more: usize) {
         let from = self.looks.lock().len();
         eventually("an autoscaler looks again", || async {
@@ -165,7 +166,7 @@ impl Adapter {
             .with_state(self)
     }
 
-    /// What the pods that a selector selects have.
+    /// The load of the pods that a selector selects.
     async fn values(&self, namespace: &str, selector: String) -> kube::Result<Value> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         let pods = pods.list(&ListParams::default().labels(&selector)).await?;
@@ -181,7 +182,7 @@ impl Adapter {
         let items: Vec<_> = pods.iter().map(value).collect();
         let mut pods: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
         pods.sort();
-        // A test that failed leaves its namespace, and the autoscaler in it looks on.
+        // A failed test leaves its namespace behind, and the autoscaler in it goes on looking.
         if namespace == self.namespace {
             self.looks.lock().push(Look { selector, pods });
         }
@@ -215,7 +216,7 @@ impl Listener for Door {
             let Ok((socket, from)) = self.tcp.accept().await else {
                 continue;
             };
-            // Who is slow here would keep the others waiting.
+            // A slow client would keep the others waiting here.
             let greeted = tokio::time::timeout(Duration::from_secs(2), self.tls.accept(socket)).await;
             if let Ok(Ok(stream)) = greeted {
                 return (stream, from);
@@ -246,14 +247,14 @@ async fn register(world: &World, port: u16) {
             "service": {"name": "metrics", "namespace": world.namespace, "port": port},
         },
     }));
-    // One that was left by a run that was killed is taken over.
+    // One that was left behind by a killed run is taken over.
     Api::<APIService>::all(world.client.clone())
         .patch(NAME, &PatchParams::apply("alkhub-tests").force(), &Patch::Apply(&api))
         .await
         .expect("an APIService");
 }
 
-/// Makes the API server forget the metrics, while they are served still.
+/// Makes the API server forget the metrics, while they are still served.
 async fn withdraw(client: &Client) {
     let services = Api::<APIService>::all(client.clone());
     let forgotten = alkhub_test_support::try_until_within("the metrics are forgotten", PATIENCE, || async {
@@ -288,7 +289,7 @@ async fn values(
     let url = reqwest::Url::parse("https://metrics").and_then(|base| base.join(&uri.to_string()));
     let url = url.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
     let mut query = url.query_pairs();
-    // Without one it would be all pods of the namespace.
+    // Without one, it would select all pods of the namespace.
     let selector = query.find(|(name, _)| name == "labelSelector");
     let selector = selector.map(|(_, selector)| selector.into_owned()).unwrap_or_default();
     let values = adapter.values(&namespace, selector).await;

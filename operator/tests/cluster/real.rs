@@ -1,5 +1,5 @@
-//! A whole hub in the test's process, with the keys of the Secret that the operator made for its Hub: what its database
-//! loses, and what the operator makes of it, is no imitation.
+//! A whole hub in the test's process, with the keys of the Secret that the operator made for its Hub: so what its
+//! database loses, and what the operator does about that, is real.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ impl Place {
         format!("http://127.0.0.1:{}", self.0)
     }
 
-    /// A hub with the keys in the Secret `demo-auth`, ready; `database` of another one before it, or a new one.
+    /// A hub with the keys in the Secret `demo-auth`, ready; with the `database` of an earlier one, or a new one.
     pub(crate) async fn hub(&self, world: &World, database: Option<String>) -> Real {
         let secret = world
             .until::<Secret>("demo-auth", "the keys of the Hub", |_| true)
@@ -69,7 +69,7 @@ impl Place {
 // === impl Real ===
 
 impl Real {
-    /// Brings the Secret's admin key into the hub's file, as a kubelet does after a while.
+    /// Copies the Secret's admin key into the hub's file, as a kubelet does after a while.
     pub(crate) async fn bring_admin_key(&self, world: &World) {
         let secret = world.api::<Secret>().get("demo-auth").await.expect("a Secret");
         write(self.folder.path(), "admin-key", &text(&secret, "admin-key"));
@@ -85,7 +85,7 @@ impl Real {
         assert!(done.status().await.expect("psql is installed").success(), "{sql}");
     }
 
-    /// The status that a key gets.
+    /// The HTTP status that a key gets.
     pub(crate) async fn status(&self, key: &str) -> u16 {
         let request = reqwest::Client::new().get(format!("{}/v1/operations", self.hub.url()));
         request
@@ -97,7 +97,7 @@ impl Real {
             .as_u16()
     }
 
-    /// Waits until a key gets a status.
+    /// Waits until a key gets this status.
     pub(crate) async fn until_status(&self, key: &str, status: u16, what: &str) {
         eventually(what, || async {
             let now = self.status(key).await;
@@ -110,7 +110,7 @@ impl Real {
         .await;
     }
 
-    /// What the hub says of a spoke to the admin.
+    /// What the hub reports of a spoke to the admin.
     pub(crate) async fn spoke(&self, admin: &str, name: &str) -> serde_json::Value {
         let url = format!("{}/v1/admin/spokes/{name}", self.hub.url());
         let answer = reqwest::Client::new()

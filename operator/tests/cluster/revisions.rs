@@ -1,4 +1,5 @@
-//! What a Hub's pods run: images that worked and images that did not, settings of each revision, and why pods are missing.
+//! What a Hub's pods run: images that worked and images that did not, settings of each revision, and why pods are
+//! missing.
 
 use alkhub_crds::{Hub, condition};
 use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
@@ -27,7 +28,7 @@ fn runs(set: &ReplicaSet) -> Option<&str> {
     pod.containers.first()?.image.as_deref()
 }
 
-/// Names of what the Hub `demo` has of a kind.
+/// The names of the objects of a kind that the Hub `demo` has.
 async fn names<K>(world: &World) -> Result<Vec<String>, String>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>

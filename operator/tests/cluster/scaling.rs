@@ -1,4 +1,5 @@
-//! The operator scales a Hub by its load, and leaves it alone where it does not know the load or somebody else scales.
+//! The operator scales a Hub by its load, but leaves it alone while it does not know the load or somebody else scales
+//! it.
 
 use alkhub_crds::{Hub, condition};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -25,7 +26,7 @@ async fn scaled(namespace: &str, autoscaling: Value) -> (World, String, Fake, Op
     (world, address, fake, operator)
 }
 
-/// Waits until the Hub asks for so many pods, has them, and knows what they have.
+/// Waits until the Hub asks for this many pods, has them, and knows their load.
 async fn has(world: &World, pods: i32) {
     let shown = format!("{pods}/{pods}");
     let is = |hub: &Hub| {
@@ -67,7 +68,7 @@ async fn a_hub_follows_its_connections_and_no_decision_is_made_while_a_pod_is_no
     fake.pod(&first, 25);
     has(&world, 3).await;
 
-    // Fewer would do, as far as anybody can tell: one pod may have any number.
+    // Fewer would do, as far as anybody can tell: the load of one pod is unknown.
     let hidden = names(&world)
         .await
         .into_iter()
@@ -87,7 +88,7 @@ async fn a_hub_follows_its_connections_and_no_decision_is_made_while_a_pod_is_no
     operator.reconciles(8.0).await;
     assert_eq!(replicas(&world).await, 3);
 
-    // Another leader goes on from what the status has.
+    // Another leader goes on from what the status says.
     drop(operator);
     fake.away(false);
     fake.show(&hidden);

@@ -68,7 +68,7 @@ async fn a_spoke_gets_one_key_is_declared_once_and_shows_its_connection() {
         (connected.pod.as_deref(), connected.instances, connected.operations),
         (Some("pod-a"), 2, 1)
     );
-    // The Hub shows them too, and its counts are written a while later.
+    // The Hub shows them too; its counts are written a while later.
     let counted = |hub: &Hub| hub.status.as_ref().is_some_and(|status| status.spokes == Some(2));
     world.until::<Hub>("demo", "the Hub counts them", counted).await;
     operator.reconciles(3.0).await;
@@ -132,7 +132,7 @@ async fn declared_again(world: &World, fake: &Fake, key: &str) {
     .await;
     assert!(fake.puts().iter().all(|put| put.key.as_deref() == Some(key)));
 
-    // A key that somebody broke is made anew, and what else is in the Secret stays.
+    // A key that somebody broke is made anew; everything else in the Secret stays.
     world
         .patch::<Secret>(
             "builder-key",
@@ -213,7 +213,7 @@ async fn a_hub_that_does_not_answer_keeps_its_spokes_and_one_that_is_gone_does_n
     world.end().await;
 }
 
-/// Its polls are answered, so that each of its Spokes is tried.
+/// Its polls are answered, so each of its Spokes is tried.
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_hub_that_hangs_holds_up_no_spoke_of_another_hub() {
@@ -240,7 +240,7 @@ async fn a_hub_that_hangs_holds_up_no_spoke_of_another_hub() {
         phase(&world, name, SpokePhase::Ready).await;
     }
 
-    // A quarter of the workers; and as many again that were given up may not be gone yet.
+    // A quarter of the workers; and as many requests again that were given up may not be gone yet.
     assert!(fake.hung() <= 4, "{} of 8 workers", fake.hung());
     drop(operator);
     world.end().await;

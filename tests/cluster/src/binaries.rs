@@ -14,7 +14,7 @@ use crate::work::hex;
 
 /// The Go module beside this crate.
 const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/go");
-/// What the binary says it is: charts compare it with their `kubeVersion`.
+/// The version that the binary reports: charts compare it with their `kubeVersion`.
 const VERSION: &str = "1.35.4";
 /// The names that the binary answers to.
 const PROGRAMS: [&str; 9] = [
@@ -29,7 +29,7 @@ const PROGRAMS: [&str; 9] = [
     "coredns",
 ];
 
-/// Builds into `folder` unless what is there was built from the same sources.
+/// Builds into `folder`, unless its contents were built from the same sources.
 pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let folder = fs::canonicalize(folder)?;
@@ -50,7 +50,7 @@ pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A name for what a module is built from.
+/// A name for the sources that a module is built from.
 pub(crate) fn sources(module: &str, link_flags: &str) -> Result<String> {
     let mut hash = Sha256::new();
     for file in ["go.mod", "go.sum", "main.go"] {

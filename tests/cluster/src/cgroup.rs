@@ -1,6 +1,6 @@
-//! Control groups of a cluster: every node gets one of its own, below one of the cluster.
+//! Control groups of a cluster: every node gets one of its own, below that of the cluster.
 //!
-//! Both layouts are served: a folder per controller (version 1) and the single tree (version 2).
+//! Both layouts are supported: a folder per controller (version 1) and the single tree (version 2).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,12 +12,12 @@ use anyhow::{Context as _, Result};
 use crate::wait::{self, Progress};
 
 const MOUNT: &str = "/sys/fs/cgroup";
-/// The trees that kubelet and runc use under version 1; `unified` is where version 2 is mounted beside it.
+/// The trees that kubelet and runc use under version 1; `unified` is where version 2 is mounted next to it.
 const CONTROLLERS: [&str; 10] = [
     "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd", "unified",
 ];
 
-/// Makes the group `name` (its parents too) in every tree.
+/// Creates the group `name`, including its parents, in every tree.
 pub(crate) fn make(name: &str) -> Result<()> {
     for tree in trees(Path::new(MOUNT)) {
         let mut folder = tree.clone();
@@ -31,7 +31,7 @@ pub(crate) fn make(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the group `name` and all below it; waits a moment for the last processes to leave.
+/// Removes the group `name` and everything below it; waits a moment for the last processes to leave.
 pub(crate) fn remove(name: &str) -> Result<()> {
     let patience = Duration::from_secs(5);
     for tree in trees(Path::new(MOUNT)) {
@@ -74,7 +74,7 @@ fn trees(mount: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes folders from the bottom up; the files in them are the kernel's and go along.
+/// Removes folders from the bottom up; the files in them belong to the kernel and disappear with them.
 fn remove_tree(folder: &Path) -> std::io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

@@ -105,7 +105,7 @@ fn run_command(work: &Work, spec: &Spec, command: &[String]) -> Result<i32> {
     Ok(code)
 }
 
-/// Ends the nodes and removes their control groups; what else runs ends with this process.
+/// Ends the nodes and removes their control groups; everything else ends with this process.
 fn end(work: &Work, spec: &Spec) {
     for node in spec.all_nodes() {
         let _ = node::kill(work, node);

@@ -1,4 +1,4 @@
-//! What must be there before anything starts: root, and Debian's packages.
+//! What must be present before anything starts: root, and Debian's packages.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -58,7 +58,7 @@ pub(crate) fn print() -> Result<()> {
     Ok(writeln!(io::stdout(), "{}", packages.join("\n"))?)
 }
 
-/// Refuses when a program is not there, and names the packages that bring it.
+/// Fails if a program is missing, and names the packages that contain it.
 pub(crate) fn require(programs: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<_> = programs
         .iter()

@@ -1,6 +1,6 @@
 //! A Docker engine in namespaces of its own, for tests that use testcontainers.
 //!
-//! Nothing of it is left when the command ends: images and containers lie in memory, published ports are on the
+//! Nothing of it is left when the command ends: images and containers are in memory, and published ports are on the
 //! loopback interface of the same namespaces.
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use crate::spec::Spec;
 use crate::work::Work;
 use crate::{enter, process, say};
 
-/// What kubectl is asked, and the file that gets its answer.
+/// The questions to kubectl, and the files that get the answers.
 const QUESTIONS: [(&str, &str); 7] = [
     ("nodes.txt", "describe nodes"),
     (
@@ -79,7 +79,7 @@ fn containers(pods: &Value) -> Vec<(String, String, String)> {
     all(&pods["items"]).into_iter().flat_map(of_pod).collect()
 }
 
-/// Copies what the programs of the cluster said.
+/// Copies the output of the cluster's programs.
 fn programs(work: &Work, folder: &Path) -> Result<()> {
     let target = folder.join("programs");
     fs::create_dir_all(&target)?;

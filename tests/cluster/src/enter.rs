@@ -1,4 +1,4 @@
-//! Entering a cluster that runs: commands, images and faults from another terminal.
+//! Entering a running cluster: commands, images and faults from another terminal.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::spec::Spec;
 use crate::work::Work;
 use crate::{node, process, say};
 
-/// Where a command runs: in the namespaces of the cluster already, or outside of them.
+/// Where a command runs: already in the namespaces of the cluster, or outside of them.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     Inside,
@@ -75,9 +75,10 @@ pub(crate) fn relocate(work: &Work, arguments: impl IntoIterator<Item = String>)
     }
 }
 
-/// What commands in a cluster find in their environment.
+/// The environment of commands in a cluster.
 ///
-/// Caches are the cluster's own: kubectl keeps what it learned of an API by address, and all clusters have the same.
+/// Caches are the cluster's own: kubectl keeps what it learned about an API by address, and all clusters use the same
+/// addresses.
 pub(crate) fn environment(command: &mut Command, work: &Work, bin: &Path) {
     let ours = std::env::current_exe()
         .ok()

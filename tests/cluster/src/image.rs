@@ -1,9 +1,9 @@
 //! Container images without a registry, a daemon or a base: a `docker load`-able archive of one layer.
 //!
 //! Invariants
-//! - The same content gives the same bytes, whoever builds it and when: entries are sorted, belong to root and are as
-//!   old as the epoch.
-//! - The archive is complete or not there: it is written beside its place and renamed.
+//! - The same content gives the same bytes, whoever builds it and when: entries are sorted, belong to root and are
+//!   dated to the epoch.
+//! - The archive is either complete or absent: it is written under another name and renamed.
 
 pub(crate) mod catalog;
 mod closure;
@@ -20,7 +20,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::work::hex;
 
-/// One image: what is in it, and how it is run.
+/// One image: its contents, and how it is run.
 #[derive(Debug, Default)]
 pub(crate) struct Image {
     /// Name and tag; without a registry in front, as all names in alkhub.
@@ -64,7 +64,7 @@ enum Content {
 // === impl Image ===
 
 impl Image {
-    /// Writes the archive; its size in bytes is the value.
+    /// Writes the archive; returns its size in bytes.
     pub(crate) fn write(&self, out: &Path) -> Result<u64> {
         if let Some(folder) = out.parent() {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -127,7 +127,7 @@ impl Files {
         self.put(path, mode, Content::Bytes(content.into()));
     }
 
-    /// A copy of a file of this machine; what a symbolic link points to is copied under the name of that link.
+    /// A copy of a file of this machine; the target of a symbolic link is copied under the name of the link.
     pub(crate) fn copy(&mut self, path: &str, mode: u32, source: &Path) {
         self.put(path, mode, Content::Copy(source.to_owned()));
     }
@@ -137,7 +137,7 @@ impl Files {
         self.entries.contains_key(&normal(path))
     }
 
-    /// The layer: a tar of everything, folders before what is in them.
+    /// The layer: a tar of everything, each folder before its contents.
     fn layer(&self) -> Result<Vec<u8>> {
         let mut layer = Builder::new(Vec::new());
         for (path, entry) in &self.entries {
@@ -167,7 +167,7 @@ impl Files {
     }
 }
 
-/// Paths in a layer have no slash in front, and the folders that Debian merged into `/usr` are there only.
+/// Paths in a layer have no leading slash, and the folders that Debian merged into `/usr` exist only there.
 fn normal(path: &str) -> PathBuf {
     let path = path.trim_matches('/');
     let merged = ["bin", "sbin", "lib", "lib64"]

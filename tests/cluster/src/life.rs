@@ -2,7 +2,7 @@
 //!
 //! [`live`] runs in the caller's namespaces. It holds the work folder's lock and starts this program again as the first
 //! process of new namespaces, where [`watch`] waits for that lock. When the caller exits, is interrupted or is killed,
-//! the lock is free, the first process ends, and the kernel ends everything else in its namespaces with it.
+//! the lock becomes free, the first process ends, and the kernel ends everything else in its namespaces with it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,9 +24,9 @@ use crate::process::exit_code;
 use crate::wait::{self, Progress};
 use crate::work::Work;
 
-/// What `unshare` is told: networks, mounts and processes of its own, and none of them outlives it.
+/// The arguments of `unshare`: networks, mounts and processes of its own, none of which outlives it.
 pub(crate) const UNSHARE: [&str; 6] = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
-/// How long a command may take to end once its cluster is told to.
+/// How long a command may take to end once its cluster was told to.
 const GRACE: Duration = Duration::from_secs(5);
 /// Exit code of an interrupted cluster, as shells count it.
 const INTERRUPTED: i32 = 130;
@@ -34,9 +34,9 @@ const INTERRUPTED: i32 = 130;
 /// The command that runs inside, for [`watch`] to end first.
 pub(crate) static COMMAND: AtomicI32 = AtomicI32::new(0);
 
-/// Runs this program with `arguments` in new namespaces; the value is the exit code.
+/// Runs this program with `arguments` in new namespaces; returns the exit code.
 ///
-/// The caller must have prepared the work folder with [`prepare`] and hands over its lock.
+/// The caller must have prepared the work folder with [`prepare`], and hands over its lock.
 pub(crate) fn live(work: &Work, lock: fs::File, arguments: Vec<OsString>) -> Result<i32> {
     let lock = Arc::new(lock);
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
@@ -50,7 +50,7 @@ pub(crate) fn live(work: &Work, lock: fs::File, arguments: Vec<OsString>) -> Res
     record_first(work, pid)?;
     let held = Arc::clone(&lock);
     thread::spawn(move || {
-        // The first signal lets the cluster end, the second one ends it.
+        // The first signal lets the cluster end; the second one kills it.
         let _ = signals.wait();
         let _ = held.unlock();
         let _ = signals.wait();
@@ -63,7 +63,7 @@ pub(crate) fn live(work: &Work, lock: fs::File, arguments: Vec<OsString>) -> Res
     Ok(exit_code(status))
 }
 
-/// Takes the work folder and removes what a killed cluster may have left in it.
+/// Takes the work folder and removes whatever a killed cluster has left in it.
 pub(crate) fn prepare(work: &Work) -> Result<fs::File> {
     let lock = work.lock()?;
     cgroup::remove(&work.cgroup())?;
@@ -72,9 +72,9 @@ pub(crate) fn prepare(work: &Work) -> Result<fs::File> {
     Ok(lock)
 }
 
-/// Ends this process, and with it its namespaces, when the outer process is gone or wants it.
+/// Ends this process, and with it its namespaces, when the outer process is gone or asks for it.
 ///
-/// Must be called in the first process of the namespaces, before it starts others: it also takes signals again.
+/// Must be called in the first process of the namespaces, before it starts others; it also enables signals again.
 pub(crate) fn watch(work: &Work, end: impl Fn() + Send + 'static) -> Result<()> {
     SigSet::all().thread_unblock()?;
     let lock = work.lock_file()?;
@@ -98,9 +98,9 @@ pub(crate) fn command(command: &mut Command) -> Result<i32> {
     Ok(code)
 }
 
-/// Collects processes that end, ours and orphans, until `last` does; its exit code is the value.
+/// Collects processes that end, our own and orphans, until `last` does; returns its exit code.
 ///
-/// A first process that did not would gather the dead for as long as the cluster lives.
+/// A first process that did not do this would accumulate zombies for as long as the cluster lives.
 pub(crate) fn reap_until(last: Pid) -> Result<i32> {
     loop {
         match waitpid(None, None) {
@@ -130,7 +130,7 @@ fn record_first(work: &Work, unshare: Pid) -> Result<()> {
     first.map_or(Ok(()), |pid| work.write("first.pid", pid.to_string()))
 }
 
-/// Asks the caller's command to end, and gives it time: when it has, the main thread ends the process.
+/// Asks the caller's command to end, and gives it time; once it has ended, the main thread ends the process.
 fn end_command() {
     let pid = COMMAND.load(Ordering::SeqCst);
     if pid > 0 && kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok() {

@@ -1,8 +1,8 @@
 //! A real Kubernetes for alkhub's tests, in Linux namespaces of this machine.
 //!
-//! `up` boots a control plane and worker nodes, runs one command among them and ends everything with it; the README
-//! says how tests use it. Each cluster is one tree of processes in namespaces of its own: [`life`] ties it to the
-//! process that started it, [`control`] boots it, [`node`] is a worker, [`plan`] its addresses.
+//! `up` boots a control plane and worker nodes, runs one command in them and then ends everything; the README says how
+//! tests use it. Each cluster is one tree of processes in namespaces of its own: [`life`] ties it to the process that
+//! started it, [`control`] boots it, [`node`] is a worker, [`plan`] its addresses.
 //!
 //! Promises
 //! - A cluster ends with the command that it was made for, and with the process that started it, however that ends.

@@ -1,6 +1,6 @@
-//! Builds the Prometheus operator, its CRDs beside it, and what gives Debian's Prometheus the targets that it asks for.
+//! Builds the Prometheus operator with its CRDs, and a program that gives Debian's Prometheus its targets.
 //!
-//! With them a test installs the chart's monitors as a user does and runs the very configuration that comes of it.
+//! With them a test installs the chart's monitors as a user does, and runs the very configuration that results.
 
 use std::fs;
 use std::path::Path;
@@ -12,16 +12,17 @@ use crate::binaries::{go, go_build, sources};
 use crate::say;
 use crate::wait::Clock;
 
-/// The Go module that pins the Prometheus operator. It has no code: the program is the operator's own.
+/// The Go module that pins the Prometheus operator. It contains no code: the program is the operator itself.
 const OPERATOR_MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/prometheus/operator");
-/// The Go module of `prometheus-targets`: one of its own, for the two need different versions of Prometheus's packages.
+/// The Go module of `prometheus-targets`: a separate one, since the two need different versions of Prometheus's
+/// packages.
 const TARGETS_MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/prometheus/targets");
-/// The module whose program and CRDs these are.
+/// The module that contains the program and the CRDs.
 const OPERATOR: &str = "github.com/prometheus-operator/prometheus-operator";
 const LINK_FLAGS: &str = "-s -w";
 
 /// Builds `prometheus-operator` and `prometheus-targets` into `folder`, and puts the CRDs into its `prometheus-crds`,
-/// unless what is there was built from the same sources.
+/// unless its contents were built from the same sources.
 pub(crate) fn ensure(folder: &Path) -> Result<()> {
     let mark = folder.join("prometheus-built-from");
     let sources = sources(OPERATOR_MODULE, LINK_FLAGS)? + &sources(TARGETS_MODULE, LINK_FLAGS)?;
@@ -59,7 +60,7 @@ fn copy_crds(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     for entry in fs::read_dir(&crds).with_context(|| format!("cannot read {}", crds.display()))? {
         let entry = entry?;
-        // The module cache is read-only, and so would be a plain copy.
+        // The module cache is read-only, and a plain copy would be too.
         fs::write(folder.join(entry.file_name()), fs::read(entry.path())?)?;
     }
     Ok(())

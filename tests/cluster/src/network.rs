@@ -1,4 +1,4 @@
-//! Network links, addresses and mounts of the namespaces that a cluster runs in.
+//! Network links, addresses and mounts of the namespaces in which a cluster runs.
 //!
 //! No route leads out of them: the ranges of [`plan`] exist only inside, so any number of clusters may use them.
 
@@ -12,7 +12,7 @@ use crate::plan::{self, Node};
 use crate::process::{feed, run};
 use crate::work::Work;
 
-/// Makes a control plane of the namespaces that this process is the first in.
+/// Turns the namespaces of which this is the first process into a control plane.
 pub(crate) fn control(work: &Work) -> Result<()> {
     run("mount", ["--make-rprivate", "/"])?;
     fresh_run_folder()?;
@@ -32,7 +32,7 @@ route add default dev br0
     forward()
 }
 
-/// Makes a node of the namespaces that this process is the first in; its network link is `eth0`.
+/// Turns the namespaces of which this is the first process into a node; its network link is `eth0`.
 pub(crate) fn node(work: &Work, node: Node, nodes: u8) -> Result<()> {
     run("mount", ["--make-rprivate", "/"])?;
     run("mount", ["--make-rshared", "/"])?;
@@ -75,7 +75,7 @@ pub(crate) fn disconnect(node: Node) {
     let _ = run("ip", ["link", "del", &node.link()]);
 }
 
-/// Takes a node's network link down, or up again.
+/// Takes a node's network link down or up.
 pub(crate) fn set_link(node: Node, up: bool) -> Result<()> {
     ip(&format!(
         "link set {} {}\n",
@@ -89,12 +89,12 @@ pub(crate) fn loopback() -> Result<()> {
     ip("link set lo up\n")
 }
 
-/// Gives these namespaces an empty `/run`, so that sockets and locks of this machine are out of sight.
+/// Gives these namespaces an empty `/run`, which hides this machine's sockets and locks.
 pub(crate) fn fresh_run_folder() -> Result<()> {
     memory(Path::new("/run"))
 }
 
-/// Mounts an empty file system in memory: it is gone with the namespaces.
+/// Mounts an empty in-memory file system, which disappears with the namespaces.
 pub(crate) fn memory(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     run(
@@ -120,7 +120,7 @@ fn name_server(work: &Work) -> Result<()> {
     Ok(())
 }
 
-/// The file behind `/etc/resolv.conf`; on some machines it lies in `/run`, which is fresh here.
+/// The file behind `/etc/resolv.conf`; on some machines it is in `/run`, which is a fresh one here.
 fn resolver_file() -> Result<PathBuf> {
     let path = PathBuf::from("/etc/resolv.conf");
     let target = fs::read_link(&path).map_or_else(|_| path, |link| Path::new("/etc").join(link));
@@ -138,7 +138,8 @@ fn ip(lines: &str) -> Result<()> {
 
 fn forward() -> Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot let these namespaces forward packets")?;
-    // Only there when the kernel filters bridges; without it Services behind a node's own bridge answer from the wrong address.
+    // Exists only if the kernel filters bridges; without it, Services behind a node's own bridge answer from the wrong
+    // address.
     let _ = fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One worker node: containerd, kubelet and kube-proxy in namespaces of their own.
 //!
-//! [`start`], [`kill`] and [`cut`] run in the control plane's namespaces, [`run`] is the node's first process. A node's
-//! files lie in memory that belongs to the control plane: they survive the node, as a disk survives a crash.
+//! [`start`], [`kill`] and [`cut`] run in the control plane's namespaces; [`run`] is the node's first process. A node's
+//! files are in memory that belongs to the control plane: they survive the node, as a disk survives a crash.
 
 mod config;
 
@@ -23,7 +23,7 @@ use crate::wait::{self, Progress};
 use crate::work::Work;
 use crate::{cgroup, life, network, process, programs, say};
 
-/// Where containerd listens: `/run` is the node's own, so no path of a work folder can be too long for a socket.
+/// Where containerd listens: `/run` is the node's own, so no work folder can make the path too long for a socket.
 pub(crate) const CONTAINERD: &str = "/run/containerd.sock";
 /// How long a part of a node may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,12 +71,12 @@ pub(crate) fn kill(work: &Work, node: Node) -> Result<()> {
     Ok(())
 }
 
-/// Cuts a node's network link. Its pods go on.
+/// Cuts a node's network link. Its pods keep running.
 pub(crate) fn cut(node: Node) -> Result<()> {
     network::set_link(node, false)
 }
 
-/// Makes a cut node whole, and starts a killed one again.
+/// Reconnects a cut node, and starts a killed one again.
 pub(crate) fn heal(work: &Work, node: Node) -> Result<()> {
     if first_process(work, node).is_ok() {
         return network::set_link(node, true);
@@ -84,7 +84,7 @@ pub(crate) fn heal(work: &Work, node: Node) -> Result<()> {
     start(work, node)
 }
 
-/// The first process of a node that runs, as the control plane's namespaces number it.
+/// The first process of a running node, by its number in the control plane's namespaces.
 pub(crate) fn first_process(work: &Work, node: Node) -> Result<i32> {
     let pid = work.pid(&format!("{node}.pid"))?;
     life::first_process(Pid::from_raw(pid))
@@ -103,7 +103,7 @@ pub(crate) fn images_imported(work: &Work, spec: &Spec) -> Result<Progress<()>> 
     Ok(Progress::Done(()))
 }
 
-/// Imports one archive into the containerd of the node whose namespaces this is.
+/// Imports one archive into the containerd of the node in whose namespaces this runs.
 pub(crate) fn import(archive: &Path) -> Result<()> {
     let mut command = Command::new("ctr");
     command
@@ -232,7 +232,7 @@ fn group(work: &Work, node: Node) -> String {
     format!("{}/{node}", work.cgroup())
 }
 
-/// Written when a node has imported its images: empty, or what went wrong.
+/// The file that is written when a node has imported its images: empty, or with what went wrong.
 fn imported(work: &Work, node: Node) -> PathBuf {
     work.node(node).join("imported")
 }

@@ -1,6 +1,6 @@
-//! The keys of a cluster: one authority, a certificate and a kubeconfig for each part.
+//! The keys of a cluster: one certificate authority, and a certificate and a kubeconfig for each part.
 //!
-//! All keys are elliptic (P-256): RSA keys would take seconds of every boot.
+//! All keys are elliptic (P-256): RSA keys would add seconds to every boot.
 
 use std::fs;
 
@@ -13,14 +13,14 @@ use rcgen::{
 use crate::plan;
 use crate::work::Work;
 
-/// Who a certificate is for: the name is the user, the organisation its group.
+/// The holder of a certificate: the name is the user, the organisation its group.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Subject {
     /// Name of the files.
     file: String,
     user: String,
     group: Option<&'static str>,
-    /// DNS names and addresses it serves under.
+    /// DNS names and addresses under which it serves.
     serves: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ fn issue(work: &Work, authority: &Authority, subject: &Subject, serial: u64) -> 
     work.write(&format!("pki/{}.key", subject.file), key.serialize_pem())
 }
 
-/// Fixed dates: a cluster lives for hours, and a wrong clock must not matter.
+/// Fixed dates: a cluster lives for hours, and a wrong clock should not matter.
 fn lasting(mut params: CertificateParams) -> CertificateParams {
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2049, 1, 1);

@@ -1,4 +1,4 @@
-//! The addresses and names of a cluster: one plan for all, because every cluster has networks of its own.
+//! The addresses and names of a cluster: one plan for all of them, since every cluster has networks of its own.
 //!
 //! | range | what |
 //! |---|---|

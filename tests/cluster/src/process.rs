@@ -1,4 +1,4 @@
-//! Running other programs: to the end with their complaint in the error, or beside us with a log file.
+//! Running other programs: to their end, with their complaint in the error, or in the background with a log file.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs a command to its end; its standard output is the value.
+/// Runs a command to its end; returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().display().to_string();
     let out = command
@@ -23,12 +23,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// Runs a program with arguments to its end; its standard output is the value.
+/// Runs a program with arguments to its end; returns its standard output.
 pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> Result<String> {
     output(Command::new(program).args(arguments))
 }
 
-/// Runs a command to its end with `input` on its standard input; its standard output is the value.
+/// Runs a command to its end with `input` on its standard input; returns its standard output.
 pub(crate) fn feed(command: &mut Command, input: &str) -> Result<String> {
     let name = command.get_program().display().to_string();
     command
@@ -52,7 +52,7 @@ pub(crate) fn feed(command: &mut Command, input: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// Starts a command beside us; what it says is appended to `log`.
+/// Starts a command in the background; its output is appended to `log`.
 pub(crate) fn beside(command: &mut Command, log: &Path) -> Result<Child> {
     let name = command.get_program().display().to_string();
     let file = File::options().create(true).append(true).open(log);

@@ -1,14 +1,14 @@
-//! How the programs of the control plane are started: all of it text, nothing of it runs here.
+//! How the programs of the control plane are started: only texts, nothing is run here.
 //!
-//! Times are shortened (a dead node is seen after 8 s, its pods are elsewhere 2 s later), so that tests need not wait
-//! the minutes that Kubernetes' own defaults take.
+//! Times are shortened (a dead node is noticed after 8 s, its pods are elsewhere 2 s later), so that tests need not
+//! wait for the minutes of Kubernetes' own defaults.
 
 use crate::plan;
 use crate::work::Work;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
-/// etcd, which forgets on power loss: nothing of a test cluster outlives it.
+/// etcd, without protection against power loss: nothing of a test cluster outlives it.
 pub(crate) fn etcd(work: &Work) -> Vec<String> {
     let data = work.text("etcd");
     flags(&[
@@ -49,8 +49,9 @@ pub(crate) fn apiserver(work: &Work) -> Vec<String> {
     ])
 }
 
-/// What the API server notes of requests: who asked for what and whether it was given, for the service accounts of what
-/// runs on the cluster. Noted when it is answered; a watch when it begins, too, for its end comes late or never.
+/// What the API server logs about requests: who asked for what and whether it was granted, for the service accounts of
+/// the programs on the cluster. A request is logged when it is answered; a watch also when it begins, since its end
+/// comes late or never.
 pub(crate) const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -60,7 +61,7 @@ rules:
   - {level: None}
 ";
 
-/// The controllers, one set of them: no leader is elected.
+/// The controllers; there is one set of them, so no leader is elected.
 pub(crate) fn controllers(work: &Work) -> Vec<String> {
     let pki = |file: &str| work.text(&format!("pki/{file}"));
     flags(&[
@@ -90,9 +91,9 @@ pub(crate) fn scheduler(work: &Work) -> Vec<String> {
     ])
 }
 
-/// The proxy of the control plane's namespace, by which host processes reach Services.
+/// The proxy of the control plane's namespace, through which host processes reach Services.
 ///
-/// It goes by the name of the first node: a proxy wants a node object of its own, and the control plane is none.
+/// It uses the name of the first node: a proxy needs a node object, and the control plane has none.
 pub(crate) fn proxy(work: &Work) -> Vec<String> {
     proxy_as(work, "n1")
 }
@@ -111,12 +112,12 @@ pub(crate) fn proxy_as(work: &Work, node: &str) -> Vec<String> {
     ])
 }
 
-/// CoreDNS, beside the control plane.
+/// CoreDNS, next to the control plane.
 pub(crate) fn dns(work: &Work) -> Vec<String> {
     vec!["-conf".to_owned(), work.text("Corefile")]
 }
 
-/// The configuration of CoreDNS. Answers are kept for a second only: tests ask again soon after a Service appears.
+/// The configuration of CoreDNS. Answers are cached for only a second: tests ask again soon after a Service appears.
 pub(crate) fn corefile(work: &Work) -> String {
     format!(
         ".:53 {{

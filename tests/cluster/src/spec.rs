@@ -20,7 +20,7 @@ pub(crate) struct Spec {
     pub(crate) nodes: u8,
     /// Image archives that every node imports; the first is the pause image.
     pub(crate) images: Vec<PathBuf>,
-    /// Written when the cluster is ready.
+    /// A file to write when the cluster is ready.
     pub(crate) ready_file: Option<PathBuf>,
     /// Where to put what is known about the cluster if the command fails.
     pub(crate) dump: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! The tasks of the command line that begin outside of a cluster: they prepare, and hand over to [`life`].
+//! The tasks of the command line that begin outside of a cluster: they prepare everything, and hand over to [`life`].
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::spec::{Spec, absolute};
 use crate::work::Work;
 use crate::{binaries, deps, dump as report, enter, life, say};
 
-/// Boots a cluster, runs the command in it and ends it; the value is the command's exit code.
+/// Boots a cluster, runs the command in it and ends it; returns the command's exit code.
 pub(crate) fn cluster(arguments: Up) -> Result<i32> {
     deps::require_root()?;
     deps::require(deps::CLUSTER)?;
@@ -43,7 +43,7 @@ pub(crate) fn cluster(arguments: Up) -> Result<i32> {
     life::live(&work, lock, inside("inside-cluster", &work, &[], or_shell(command)))
 }
 
-/// Starts a Docker engine, runs the command beside it and ends it; the value is the command's exit code.
+/// Starts a Docker engine, runs the command next to it and ends it; returns the command's exit code.
 pub(crate) fn docker(work: &Path, images: &[PathBuf], command: Vec<String>) -> Result<i32> {
     deps::require_root()?;
     deps::require(deps::DOCKER)?;
@@ -111,7 +111,7 @@ pub(crate) fn dump(work: &Work, folder: &Path) -> Result<i32> {
     }
 }
 
-/// The command, or a shell when there is none.
+/// The command, or a shell if there is none.
 pub(crate) fn or_shell(command: Vec<String>) -> Vec<String> {
     if command.is_empty() {
         vec!["bash".to_owned()]

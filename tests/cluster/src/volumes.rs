@@ -1,8 +1,8 @@
 //! Volumes of the default storage class: a folder for each claim, the same on every node.
 //!
-//! The nodes of a cluster share one file system, so a pod that moves to another node finds its data there, as it does
-//! on network storage. The volumes are of the kind `local` and not `hostPath`, because kubelet gives only the former
-//! to a pod's `fsGroup`; a fresh volume belongs to root, as it does on real storage.
+//! The nodes of a cluster share one file system, so a pod that moves to another node finds its data there, as on
+//! network storage. The volumes are of kind `local` rather than `hostPath`, because kubelet applies a pod's `fsGroup`
+//! only to the former; a fresh volume belongs to root, as on real storage.
 
 use std::fs;
 use std::io::BufReader;
@@ -19,11 +19,11 @@ use crate::work::Work;
 
 /// Serves claims until this process ends.
 ///
-/// A process of its own, because the cluster's first one collects every child that ends, whoever waits for it.
+/// This is a process of its own, because the cluster's first one collects every child that ends, whoever waits for it.
 pub(crate) fn run(work: &Work) -> Result<i32> {
     let api = Api::new(work);
     loop {
-        // The server ends every watch after a while; a new one begins with all claims there are.
+        // The server ends every watch after a while; a new one begins with all existing claims.
         if let Err(error) = follow(work, &api) {
             say!("{error:#}");
         }

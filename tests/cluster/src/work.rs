@@ -1,10 +1,11 @@
-//! The work folder of one cluster, and the lock that is the cluster's life.
+//! The work folder of one cluster, and the lock on which the cluster's life depends.
 //!
 //! Invariants
 //! - Whoever holds `lock` owns the folder. The outer process holds it while it lives; the cluster's first process waits
-//!   for it, so it learns of the outer process's death however that came about.
-//! - What is large lives in a tmpfs that only the cluster's namespaces see (`etcd`, `n1`, `volumes`): it goes with them.
-//!   On the disk are only `log/`, which stays for whoever wants to know what went wrong, and small files that go.
+//!   for it, and so learns of the outer process's death however that came about.
+//! - Large files are in a tmpfs that only the cluster's namespaces see (`etcd`, `n1`, `volumes`) and that disappears
+//!   with them. On disk there are only `log/`, which stays for whoever wants to know what went wrong, and small files,
+//!   which are removed.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -61,7 +62,7 @@ impl Work {
         self.path("log").join(format!("{program}.log"))
     }
 
-    /// The name of this cluster's control groups: of the folder, so that two clusters never share one.
+    /// The name of this cluster's control groups, derived from the folder so that two clusters never share one.
     pub(crate) fn cgroup(&self) -> String {
         let hash = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
         format!("alkhub-{}", hex(&hash[..4]))
@@ -80,7 +81,7 @@ impl Work {
         }
     }
 
-    /// Whether someone holds the lock. A process id in the folder means nothing without it: numbers are used again.
+    /// Whether someone holds the lock. Without it, a process id in the folder means nothing, since ids are reused.
     pub(crate) fn in_use(&self) -> Result<bool> {
         Ok(matches!(self.lock_file()?.try_lock(), Err(TryLockError::WouldBlock)))
     }
@@ -95,7 +96,7 @@ impl Work {
         options.with_context(|| format!("cannot open {}", self.text("lock")))
     }
 
-    /// Removes all but the lock and, if asked to keep them, the logs.
+    /// Removes everything but the lock and, if asked to keep them, the logs.
     pub(crate) fn clear(&self, keep_logs: bool) -> Result<()> {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
@@ -133,7 +134,7 @@ impl Work {
         text.with_context(|| self.no_cluster())
     }
 
-    /// What to tell someone who wants to join a cluster that does not run.
+    /// What to tell someone who wants to join a cluster that is not running.
     pub(crate) fn no_cluster(&self) -> String {
         let root = self.root.display();
         format!("no cluster runs in {root}: start one with `alkhub-cluster up --work {root}`")

@@ -54,7 +54,7 @@ impl Scratch {
         child
     }
 
-    /// A shell script in the running cluster.
+    /// Runs a shell script in the running cluster.
     fn shell(&self, script: &str) -> Output {
         self.program("exec")
             .args(["--", "sh", "-euc", script])
@@ -87,7 +87,7 @@ impl Scratch {
     }
 }
 
-/// Waits on a condition: the one place of this file that lets time pass.
+/// Waits for a condition: the only place in this file that lets time pass.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1200 {
         if holds() {

@@ -1,4 +1,4 @@
-//! The alerts that the chart installs: silent while all is well, and firing when something is gone.
+//! The alerts that the chart installs: silent while all is well, firing when something is gone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,11 +23,11 @@ spec:
   redis: {managed: true, storage: {ephemeral: true}}
   postgres: {managed: true, storage: {ephemeral: true}}
 ";
-/// No pod can be made while it is there: what a namespace's quota does that was set too low.
+/// While it exists, no pod can be made: the effect of a namespace's quota that was set too low.
 const QUOTA: &str = "{apiVersion: v1, kind: ResourceQuota, metadata: {name: none}, spec: {hard: {pods: '0'}}}";
 
-/// Alerts that speak of this moment. A single error in the last seven minutes, which a retry healed, is no alert because
-/// it must last for ten; here, where it need last ten seconds only, it would be one.
+/// Alerts about the present moment. A single error in the last seven minutes that a retry resolved is normally no
+/// alert, because the condition must last for ten minutes; here, where ten seconds suffice, it would be one.
 const NOW: &str = "alertname!=\"AlkhubReconcilesFailing\"";
 
 fn prometheus(world: &World) -> Result<Prometheus> {
@@ -35,7 +35,7 @@ fn prometheus(world: &World) -> Result<Prometheus> {
     Ok(stack.prometheus.clone())
 }
 
-/// All rules are loaded and evaluate, each one finds the series that it asks for, and none has anything to say.
+/// All rules are loaded and evaluated, each one finds the series that it asks for, and none has anything to report.
 pub(crate) async fn every_installed_alert_finds_its_series_and_is_silent(world: &mut World) -> Result<()> {
     let prometheus = prometheus(world)?;
     let rules = until_within("every rule was evaluated", Duration::from_secs(60), || async {
@@ -75,7 +75,7 @@ async fn rules(prometheus: &Prometheus) -> Result<Vec<Value>> {
     Ok(rules.flatten().cloned().collect())
 }
 
-/// The families that an expression names, each with its job and without the labels that only trouble has.
+/// The families that an expression names, each with its job, and without the labels that only a problem has.
 fn selectors(expression: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in expression.match_indices("{") {
@@ -84,14 +84,14 @@ fn selectors(expression: &str) -> BTreeSet<String> {
             .rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
             .map_or(0, |at| at + 1);
         let inside = after[1..].split('}').next().unwrap_or_default();
-        // Prometheus writes the matchers in the order in which they were given, with a comma between.
+        // Prometheus writes the matchers in the given order, separated by commas.
         let job = inside.split(',').find(|matcher| matcher.starts_with("job="));
         found.insert(format!("{}{{{}}}", &before[start..], job.unwrap_or_default()));
     }
     found
 }
 
-/// No pod at all is more than a pod that is not ready: nothing is scraped that could say so.
+/// Having no pod at all is worse than having one that is not ready: nothing is scraped that could report it.
 pub(crate) async fn a_hub_whose_pods_are_gone_is_down_until_they_are_back(world: &mut World) -> Result<()> {
     let (kube, prometheus) = (world.kube.clone(), prometheus(world)?);
     kube.kubectl(&["create", "namespace", NAMESPACE]).await?;
@@ -135,7 +135,8 @@ pub(crate) async fn a_hub_that_is_scaled_to_0_is_no_alert(world: &mut World) -> 
     let gone = "absent(up{namespace=\"watched\"}) and on () alkhub_operator_hubs{ready=\"stopped\"} == 1";
     prometheus.answers("the pod is gone", gone).await;
 
-    // Alerts wait for ten seconds at most here (`for: 10m` in the rules), so twelve without one show that none comes.
+    // Here alerts wait for ten seconds at most (`for: 10m` in the rules), so twelve seconds without one show that none
+    // will come.
     prometheus
         .answers(
             "twelve seconds passed",
@@ -154,7 +155,7 @@ pub(crate) async fn a_hub_that_is_scaled_to_0_is_no_alert(world: &mut World) -> 
     Ok(())
 }
 
-/// The operator's own alert, and no other: Hubs go on without it.
+/// The operator's own alert fires, and no other: Hubs go on without it.
 pub(crate) async fn an_operator_that_is_gone_is_told_of_until_it_is_back(world: &mut World) -> Result<()> {
     let (kube, prometheus) = (world.kube.clone(), prometheus(world)?);
     silent(&prometheus).await;
@@ -209,7 +210,7 @@ async fn fires(prometheus: &Prometheus, alert: &str, labels: &str) {
     prometheus.answers("it fires", &query).await;
 }
 
-/// Waits until no alert is firing or about to, but for those that look back over minutes.
+/// Waits until no alert is firing or about to, except those that look back over minutes.
 async fn silent(prometheus: &Prometheus) {
     let query = format!("ALERTS{{{NOW}}}");
     until_within("no alert has anything to say", Duration::from_secs(120), || async {

@@ -1,10 +1,10 @@
-//! The Prometheus operator and a Prometheus that runs what it writes.
+//! The Prometheus operator, and a Prometheus that runs what it writes.
 //!
-//! The operator is the real one, as a process beside the cluster (`alkhub-cluster build`). It is given the chart's objects
-//! and a Prometheus resource with no replicas; what it would mount into the pods is taken from its Secret and ConfigMap.
-//! Two things differ from a pod of its own: the targets come from Prometheus's own discovery in a process of its own,
-//! because Debian's Prometheus is built without (tests/cluster/prometheus); and the waits of alerts are seconds where
-//! they were minutes.
+//! The operator is the real one, as a process next to the cluster (`alkhub-cluster build`). It is given the chart's
+//! objects and a Prometheus resource with no replicas; what it would mount into the pods is taken from its Secret and
+//! ConfigMap. Two things differ from a real pod: the targets come from Prometheus's own discovery in a separate
+//! process, because Debian's Prometheus is built without it (tests/cluster/prometheus); and alerts wait for seconds
+//! instead of minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ use tokio::process::Child;
 use super::Prometheus;
 use crate::world::{SYSTEM, World};
 
-/// Where the Prometheus resource is: neither the operator's namespace nor a Hub's.
+/// The namespace of the Prometheus resource: neither the operator's nor a Hub's.
 const NAMESPACE: &str = "monitoring";
 /// Where the operator's ConfigMap with rules would be mounted.
 const MOUNTED: &str = "/etc/prometheus/rules/prometheus-alkhub-rulefiles-0";
-/// What the side-car of a pod fills in from its environment: its number and its name.
+/// What a pod's side-car fills in from its environment: the shard's number and its name.
 const FILLED_IN: [(&str, &str); 2] = [("$(SHARD)", "0"), ("$(POD_NAME)", "prometheus-alkhub-0")];
-/// A Prometheus as the widespread charts make it: it takes what has their label, from all namespaces.
+/// A Prometheus as the common charts make it: it accepts whatever has their label, from all namespaces.
 const RESOURCE: &str = "apiVersion: monitoring.coreos.com/v1
 kind: Prometheus
 metadata: {name: alkhub, namespace: monitoring}
@@ -40,12 +40,12 @@ spec:
   ruleSelector: {matchLabels: {release: kube-prometheus}}
   ruleNamespaceSelector: {}
 ";
-/// What a user gives the chart. The interval is short so that the test is.
+/// The values that a user gives the chart. The interval is short to keep the test short.
 const VALUES: &str = "monitoring.serviceMonitor.enabled=true,monitoring.serviceMonitor.interval=1s,\
                       monitoring.rules.enabled=true,monitoring.rules.runbookUrl=https://pages.example/runbook,\
                       monitoring.dashboard.enabled=true,monitoring.labels.release=kube-prometheus";
 
-/// All of it; ends with this value.
+/// All of it; everything ends when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Stack {
     /// The Prometheus.
@@ -118,7 +118,7 @@ impl Stack {
     }
 }
 
-/// Starts a program whose words go to a file of the run.
+/// Starts a program whose output goes to a file of the run.
 fn spawn(world: &World, program: &str, args: &[&str]) -> Result<Child> {
     let log = fs::File::create(world.folder.path().join(format!("{program}.log")))?;
     let mut command = world.kube.command(program, args);

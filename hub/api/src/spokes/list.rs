@@ -1,10 +1,11 @@
-//! The list of spokes: by name, page by page where pages are asked for, and written as it is made.
+//! The list of spokes: by name, page by page if pages are asked for, and written while it is produced.
 //!
 //! Invariants
-//! - Whatever a list holds, the hub keeps a small part of it at a time: the next part is made when the last one is taken.
-//! - Without `limit` and `cursor` the list is whole: an operator of the version before asks so, and must not take a page for
-//!   everything.
-//! - A list that cannot be ended is cut off, so that nobody takes it for whole.
+//! - However long a list is, the hub holds only a small part of it at a time: the next part is made when the last one
+//!   was taken.
+//! - Without `limit` and `cursor` the list is complete: an operator of the previous version asks like this, and must
+//!   not take a page for everything.
+//! - A list that cannot be finished is cut off, so that nobody takes it for complete.
 
 use std::io;
 
@@ -24,17 +25,17 @@ use http::StatusCode;
 
 use crate::api::Api;
 
-/// Bytes of one part, about.
+/// The size of one part, roughly, in bytes.
 const PART: usize = 32 * 1024;
 
-/// What a list that is being written is charged: its parts that wait in the connection, and a batch of records.
+/// The charge for a list that is being written: its parts that wait in the connection, and a batch of records.
 const CHARGE: usize = 512 * 1024;
 
 /// Which part of the list is wanted.
 struct Wanted {
     /// Those after this name.
     after: String,
-    /// So many at most, and about [`PAGE_BYTES`]; without it, all.
+    /// At most this many, and about [`PAGE_BYTES`]; `None`: all.
     limit: Option<u32>,
 }
 
@@ -43,11 +44,11 @@ pub(crate) async fn list(State(api): State<Api>, caller: KeyHolder, query: Query
     let wanted = Wanted::of(&query)?;
     let charge = api.edge().budgets().key(&caller.key.id).take(Kept::Answers, CHARGE);
     let charge = charge.map_err(CallError::from)?;
-    // Which key is in force is between the hub and who issues keys.
+    // Which key is in force is a matter between the hub and whoever issues keys.
     let hints = caller.has(scope::ADMIN);
     let hints = hints.then(|| api.edge().keys().hasher().hash_key().clone());
     let spokes = Roster::read(api.calls(), api.store(), &wanted.after, hints).await;
-    // Whether Postgres gives the first batch decides the answer's status.
+    // Whether Postgres returns the first batch decides the status of the answer.
     let spokes = spokes.map_err(|e| ApiError::store(&e))?;
     let list = written(spokes, wanted.limit, charge);
     Ok(envelope::streamed(StatusCode::OK, Body::from_stream(list)))
@@ -105,11 +106,11 @@ fn written(
     }
 }
 
-/// A spoke's JSON before and behind its instances, of which it has none.
+/// A spoke's JSON before and after its instances, of which it has none.
 fn around_instances(spoke: &SpokeInfo) -> (Vec<u8>, Vec<u8>) {
     const FIELD: &[u8] = b"\"instances\":[";
     let mut before = serde_json::to_vec(spoke).expect("a spoke is a plain struct");
-    // In a text the quotes have a backslash before them.
+    // Inside a string, the quotes would have a backslash before them.
     let place = before.windows(FIELD.len()).position(|part| part == FIELD);
     let behind = before.split_off(place.expect("it is always written") + FIELD.len());
     (before, behind)

@@ -1,9 +1,9 @@
-//! A stream among what is open: how its key's end, a narrower key and the drain reach it.
+//! A stream among what is open: how it learns that its key has ended or lost rights, or that the hub drains.
 //!
 //! Invariants
-//! - A stream gets the reason of its end once.
-//! - What a key allows is looked at from the moment at which the stream knows what to look for; what changed before is
-//!   looked at then.
+//! - A stream gets the reason for its end once.
+//! - What its key allows is checked from the moment when the stream knows what to check; earlier changes are taken into
+//!   account then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use tokio::sync::oneshot;
 /// What a stream does when the hub begins to drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnDrain {
-    /// It ends: its client comes back elsewhere and loses nothing that was asked for.
+    /// It ends: its client comes back elsewhere and loses nothing that it asked for.
     End,
-    /// It goes on until the hub closes what still runs: somebody works for it.
+    /// It goes on until the hub closes what still runs: somebody is working for it.
     Finish,
 }
 
 /// Why a stream ends.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// Its key has ended, or does not allow it any more.
+    /// Its key has ended, or no longer allows it.
     Refused(CallError),
-    /// The hub goes away.
+    /// The hub is going away.
     Drain,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct OpenStream {
     _entered: Entered,
 }
 
-/// A stream as it is reached from outside.
+/// A stream as others see it.
 #[derive(Debug)]
 struct Entry {
     on_drain: OnDrain,
@@ -53,12 +53,12 @@ struct Entry {
     check: Mutex<Option<Check>>,
 }
 
-/// Looks at a stream whose key allows something else now; why it must end, unless it ends by itself.
+/// Checks a stream whose key has other rights now; returns why it must end, unless it ends by itself.
 struct Check(Box<Look>);
 
 type Look = dyn Fn(&Caller) -> Option<CallError> + Send;
 
-/// Enters a stream of a key's among what is open, before what it is to give is asked for.
+/// Enters a stream among what is open, before what it is to return is asked for.
 ///
 /// # Errors
 /// The key has as many connections as it may, or has just ended.
@@ -86,7 +86,7 @@ pub(crate) fn open(edge: &Edge, caller: &KeyHolder, on_drain: OnDrain) -> Result
 // === impl OpenStream ===
 
 impl OpenStream {
-    /// Has `check` look at the stream now, and whenever its key allows something else.
+    /// Has `check` look at the stream now, and whenever the rights of its key change.
     pub(super) fn watch(&self, check: impl Fn(&Caller) -> Option<CallError> + Send + 'static) {
         let check = Check(Box::new(check));
         let mut place = self.entry.check.lock();
@@ -97,7 +97,7 @@ impl OpenStream {
     pub(super) async fn ended(&mut self) -> Ending {
         match (&mut self.ended).await {
             Ok(ending) => ending,
-            // It was asked before, or the entry, which lives as long as this, would have its sender.
+            // It was asked before; otherwise the entry, which lives as long as this, would still have its sender.
             Err(_) => std::future::pending().await,
         }
     }
@@ -114,7 +114,7 @@ impl Entry {
 
     fn end(&self, ending: Ending) {
         if let Some(end) = self.end.lock().take() {
-            // Nobody listens only when the stream ends at this moment by itself.
+            // Nobody listens only if the stream is ending by itself at this moment.
             drop(end.send(ending));
         }
     }
@@ -122,7 +122,7 @@ impl Entry {
 
 impl Closeable for Entry {
     fn recheck(&self, caller: &Arc<Caller>) {
-        // Without a check the stream is being opened, and is looked at then.
+        // Without a check, the stream is still being opened, and is checked then.
         if let Some(check) = &*self.check.lock() {
             self.look(check, caller);
         }

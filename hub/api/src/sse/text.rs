@@ -4,7 +4,7 @@ use alkhub_edge::error::{problem, status};
 use alkhub_protocol::frame::Gap;
 use alkhub_protocol::{CallError, RawJson, TopicFilter};
 
-/// Sets when to come back, spread so that the clients of a lost hub do not all come at once.
+/// Says when to come back, spread so that the clients of a lost hub do not all come at once.
 pub(super) fn start() -> Vec<u8> {
     let retry_ms = 1_000 + u32::from(rand::random::<u16>()) % 2_000;
     format!("retry: {retry_ms}\n\n").into_bytes()
@@ -23,7 +23,7 @@ pub(super) fn written(item: Option<Result<RawJson, CallError>>) -> Vec<u8> {
     }
 }
 
-/// Whether a text stands on one line.
+/// Whether a text is on one line.
 pub(super) fn is_line(text: &[u8]) -> bool {
     memchr::memchr2(b'\n', b'\r', text).is_none()
 }
@@ -32,7 +32,7 @@ pub(super) fn gap(gap: &Gap) -> Vec<u8> {
     named("gap", &serde_json::to_vec(gap).expect("a gap is a plain struct"))
 }
 
-/// Events have no positions that outlast a connection: a client that comes back learns it.
+/// Events have no positions that outlast a connection; a client that comes back is told so.
 pub(super) fn unresumable(filter: &TopicFilter) -> Gap {
     Gap {
         topic: filter.to_string(),
@@ -55,7 +55,7 @@ fn named(event: &str, text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Line breaks in JSON are white space between values: each line becomes a `data:` of its own.
+/// Line breaks in JSON are white space between values, so each line becomes a `data:` of its own.
 pub(super) fn data(out: &mut Vec<u8>, text: &[u8]) {
     out.reserve(text.len() + 8);
     for line in text.split(|&byte| byte == b'\n' || byte == b'\r') {

@@ -40,7 +40,7 @@ pub(crate) struct HubArgs {
         long,
         env = "ALKHUB_CA_FILE",
         value_name = "FILE",
-        // An empty one is reported with the variable's name.
+        // An empty value is reported with the variable's name.
         value_parser = OsStringValueParser::new().map(PathBuf::from),
         help_heading = "Hub"
     )]

@@ -41,7 +41,7 @@ impl ValueEnum for Kind {
     }
 }
 
-/// How the calls ended that are to be listed.
+/// The status of the calls to be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StatusFilter(pub(crate) CallStatus);
 
@@ -64,8 +64,8 @@ impl ValueEnum for StatusFilter {
     }
 }
 
-/// A length of time as in the header `Alkhub-Timeout`, or in days: `500ms`, `5s`, `2m`, `24h`, `30d`; a number alone is
-/// seconds.
+/// A length of time as in the header `Alkhub-Timeout`, or in days: `500ms`, `5s`, `2m`, `24h`, `30d`; a plain number
+/// means seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Duration);
 
@@ -82,7 +82,7 @@ impl FromStr for Time {
     }
 }
 
-/// A time that is not over at once.
+/// A time above zero.
 pub(crate) fn time_above_zero(text: &str) -> Result<Time, &'static str> {
     match text.parse::<Time>()? {
         Time(Duration::ZERO) => Err("it must be more than 0"),

@@ -1,4 +1,4 @@
-//! The database of a development hub: a private one, which is started again when it dies, or one that is named.
+//! The database of a development hub: a private one, which is restarted when it dies, or one that the user names.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use super::taken::untaken;
 use crate::failure::{Failure, chain};
 use crate::output;
 
-/// How often the private server is looked at.
+/// How often the private server is checked.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Starts after a death: each waits longer than the one before.
+/// How many restarts there are after a death, each after a longer wait.
 const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// A server that lived so long did not die of its start.
+/// A server that lived this long did not die of its start.
 const HEALTHY: Duration = Duration::from_secs(60);
 
 /// What keeps the data: both hold the folder's lock.
@@ -33,7 +33,7 @@ pub(super) enum Database {
 // === impl Database ===
 
 impl Database {
-    /// The private server, unless a database is named; either way the folder is locked from here on.
+    /// The private server, unless the user names a database; either way the folder is locked from here on.
     pub(super) async fn start(config: &mut HubConfig, folder: &mut DataFolder) -> Result<Self, Failure> {
         let data = folder.path().to_owned();
         let lock = untaken(
@@ -46,7 +46,7 @@ impl Database {
             folder.fills(missing);
             Self::External(lock)
         } else {
-            // The server takes it again, for itself.
+            // The server takes the lock again, for itself.
             drop(lock);
             let server = Server::start(Options::new(&data)).await;
             if !matches!(server, Err(Error::Locked { .. })) {
@@ -60,7 +60,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Starts a private server again whenever it dies, and reports it; resolves when that does not help.
+    /// Restarts a private server whenever it dies, and reports it; resolves when that does not help.
     pub(super) async fn keep(&self) -> Failure {
         let Self::Private(server) = self else {
             return std::future::pending().await;
@@ -96,12 +96,12 @@ impl Database {
     }
 }
 
-/// Whether a database is named.
+/// Whether the user names a database.
 pub(super) fn is_external(config: &HubConfig) -> bool {
     config.store.database_url.is_some() || config.store.database_url_file.is_some()
 }
 
-/// What the server died of. Its process is looked at and left to [`Server::stop`] to be waited for.
+/// What the server died of. Its process is only looked at; [`Server::stop`] waits for it.
 async fn death(server: &Server) -> String {
     loop {
         sleep(LOOK).await;

@@ -1,4 +1,4 @@
-//! The data folder: found, made when it is missing, and taken away again when nothing came of it.
+//! The data folder: found, created if it is missing, and removed again if nothing came of the start.
 
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -16,33 +16,33 @@ pub(super) const ADMIN_KEY: &str = "admin.key";
 /// The file of the secret that keys are hashed with.
 pub(super) const HASH_KEY: &str = "hash.key";
 
-/// Where the data of root goes: Postgres runs as another user and cannot enter root's home.
+/// Where root's data go: Postgres runs as another user, which cannot enter root's home.
 const DATA_OF_ROOT: &str = "/var/lib/alkhub/dev";
 
-/// For the owner alone.
+/// For the owner only.
 const PRIVATE: u32 = 0o700;
 
 /// The file that [`FolderLock`] makes.
 const LOCK: &str = "lock";
 
-/// Everything else that a start makes in it.
+/// Everything else that a start creates in it.
 const MADE: [&str; 5] = ["data", "run", "postgres.log", ADMIN_KEY, HASH_KEY];
 
 /// A folder that exists.
 #[derive(Debug)]
 pub(super) struct DataFolder {
     path: PathBuf,
-    /// The folders that were not there before, the innermost first.
+    /// The folders that did not exist before, the innermost first.
     made: Vec<PathBuf>,
     had_lock: bool,
-    /// Of [`MADE`], what this start makes; nothing until it has had the folder for itself.
+    /// Which of [`MADE`] this start creates; empty until it has the folder to itself.
     filled: Vec<&'static str>,
 }
 
 // === impl DataFolder ===
 
 impl DataFolder {
-    /// The folder that is named, else the default one; made when it is missing.
+    /// The folder that the user names, or the default one; created if it is missing.
     pub(super) fn make(named: Option<&Path>, folders: &Folders) -> Result<Self, Failure> {
         let folder = match named {
             Some(folder) => folder.to_owned(),
@@ -55,7 +55,7 @@ impl DataFolder {
         if let Some(parent) = folder.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
         }
-        // Whose lock others could take would send them the key after a crash: closed from the first moment on.
+        // Closed from the first moment on: if others could take its lock, they would be sent the key after a crash.
         let made_it = DirBuilder::new().mode(PRIVATE).create(&folder);
         made_it.or_else(|error| match error.kind() {
             ErrorKind::AlreadyExists => Ok(()),
@@ -70,12 +70,13 @@ impl DataFolder {
         })
     }
 
-    /// What is not there yet. Asked by who holds the folder's lock, so that nobody else makes it meanwhile.
+    /// What does not exist yet. To be asked by the holder of the folder's lock, so that nobody else creates it
+    /// meanwhile.
     pub(super) fn missing(&self) -> Vec<&'static str> {
         MADE.into_iter().filter(|name| !self.path.join(name).exists()).collect()
     }
 
-    /// This start makes these, from here on.
+    /// Notes that this start creates these from here on.
     pub(super) fn fills(&mut self, missing: Vec<&'static str>) {
         self.filled = missing;
     }
@@ -84,13 +85,13 @@ impl DataFolder {
         &self.path
     }
 
-    /// Removes what this start has made, the lock's file and the folders too, unless something else is in them or another
-    /// hub has come.
+    /// Removes what this start has created, including the lock's file and the folders, unless they contain something
+    /// else or another hub has come.
     pub(super) fn tidy(&self) {
-        // Held while its file goes, so that nobody else can hold it.
+        // Held while its file is removed, so that nobody else can hold it.
         if let Ok(_lock) = FolderLock::take(&self.path) {
             for path in self.filled.iter().map(|name| self.path.join(name)) {
-                // What cannot be removed keeps the folder, which shows that something is left.
+                // Whatever cannot be removed keeps the folder, which shows that something is left.
                 let _ = if path.is_dir() {
                     std::fs::remove_dir_all(&path)
                 } else {

@@ -8,7 +8,7 @@ use super::folder::{ADMIN_KEY, HASH_KEY};
 use super::state;
 use crate::failure::Failure;
 
-/// Makes the keys of a new folder; those that are there stay.
+/// Creates the keys of a new folder; existing ones stay.
 pub(super) fn make(data: &Path) -> Result<(), Failure> {
     let secret: [u8; 32] = rand::random();
     for (name, text) in [

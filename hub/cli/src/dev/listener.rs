@@ -1,11 +1,12 @@
-//! Who listens at an address, according to the kernel: a key must not be shown to a listener to find out who it is.
+//! Finds out from the kernel which process listens at an address: a key must not be sent to a listener just to learn
+//! that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-/// Whether what answers at an address is a process of ours, and nobody else is.
+/// Whether somebody listens at an address, and every socket that does belongs to process `pid`.
 pub(super) fn is_of(pid: u32, address: SocketAddr) -> bool {
     let table = |name: &str| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
     let sockets = [table("tcp"), table("tcp6")].concat();
@@ -14,7 +15,7 @@ pub(super) fn is_of(pid: u32, address: SocketAddr) -> bool {
     inodes.peek().is_some() && inodes.all(|inode| held.contains(&format!("socket:[{inode}]")))
 }
 
-/// What the process has open. Of a process of another user nothing is seen.
+/// The sockets that a process has open. Those of another user's process cannot be seen.
 fn sockets_of(pid: u32) -> Vec<String> {
     let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
     let files = files.into_iter().flatten().flatten();
@@ -22,7 +23,7 @@ fn sockets_of(pid: u32) -> Vec<String> {
     targets.filter_map(|target| Some(target.to_str()?.to_owned())).collect()
 }
 
-/// The inode of the socket of a line, when it listens where a connection to `address` would come.
+/// The inode of a line's socket, if it listens where a connection to `address` would arrive.
 fn listener(line: &str, address: SocketAddr) -> Option<&str> {
     let words: Vec<_> = line.split_whitespace().collect();
     let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);
@@ -32,7 +33,7 @@ fn listener(line: &str, address: SocketAddr) -> Option<&str> {
     (*state == LISTEN && port == address.port() && reached).then_some(*inode)
 }
 
-/// An address as the kernel writes it: words of 32 bits, each in the machine's own order.
+/// An address in the kernel's notation: 32-bit words, each in the machine's byte order.
 fn ip_of(hex: &str) -> Option<IpAddr> {
     let mut bytes = Vec::new();
     for at in (0..hex.len()).step_by(8) {

@@ -1,4 +1,4 @@
-//! The settings of a development hub: what is wrong with them is reported before anything is made.
+//! The settings of a development hub; mistakes in them are reported before anything is created.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::failure::{Failure, chain};
 /// Time for running calls to finish at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The environment's settings under those of the command line, checked before anything is made for them.
+/// The command line's settings over those of the environment, checked before anything is created for them.
 pub(super) fn read(args: &DevArgs) -> Result<HubConfig, Failure> {
     let mut config = HubConfig::load(None).map_err(|e| Failure::usage(chain(&e)))?;
     if let Some(listen) = args.listen {
@@ -35,8 +35,8 @@ pub(super) fn read(args: &DevArgs) -> Result<HubConfig, Failure> {
     Ok(config)
 }
 
-/// Names the flag of what can be seen to be wrong. The addresses may have come by the environment, from which nothing tells
-/// them once they are out of the sight of `ps`.
+/// Names the flag of a mistake that can be seen here. The addresses may have been moved to the environment, to keep
+/// them out of the sight of `ps`, where they no longer show that they came from flags.
 fn check(config: &HubConfig) -> Result<(), Failure> {
     let secret = |error: &alkhub_config::secret::Error| Failure::usage(chain(error));
     if database::is_external(config) {

@@ -1,8 +1,8 @@
 //! How other commands find the running development hub: a state file, and the data folder's lock that vouches for it.
 //!
 //! Invariants
-//! - A state file is trusted only while the process that it names holds the lock of the folder that it names, and is
-//!   the one that listens at its address: the file of a killed hub sends no key to whoever took its port.
+//! - A state file is trusted only while the process that it names holds the lock of the folder that it names and is the
+//!   one that listens at its address: otherwise the file of a killed hub could send a key to whoever took its port.
 //! - Nobody but its owner can read or write it.
 
 use std::fs::{File, OpenOptions};
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 
 use super::listener;
 
-/// Readable and writable by the owner alone.
+/// Readable and writable by the owner only.
 const PRIVATE: u32 = 0o600;
 
 /// A running development hub.
@@ -48,7 +48,7 @@ pub(crate) fn find(args: &Folders) -> Result<Option<Found>, Failure> {
     let Some(state) = path(args).and_then(|path| read(&path)) else {
         return Ok(None);
     };
-    // The lock is the kernel's, and nobody else can have it; its text is the holder's.
+    // The lock is the kernel's, and nobody else can hold it; its text is the holder's.
     if FolderLock::holder(&state.data) != Some(Some(state.pid)) {
         return Ok(None);
     }
@@ -109,13 +109,13 @@ impl Drop for Published {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
         let ours = serde_json::from_str::<State>(&text).is_ok_and(|state| state.pid == std::process::id());
         if ours {
-            // A file that stays is not trusted: its lock is free.
+            // If the file remains, it is not trusted: its lock is free.
             let _ = std::fs::remove_file(&self.0);
         }
     }
 }
 
-/// Writes a file that only its owner can read; one that is there is replaced.
+/// Writes a file that only its owner can read; an existing one is replaced.
 pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// The state of a hub that this process plays.
+    /// The state of a hub whose part this process plays.
     struct Played {
         state: TempDir,
         data: TempDir,

@@ -12,7 +12,7 @@ use super::progress::{Late, OLD, WaitProgress};
 use crate::failure::Failure;
 use crate::output;
 
-/// Empties a pod, and waits until it is.
+/// Empties a pod, and waits until it is empty.
 pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
     let kubectl = Kubectl::new(&args.pod.cluster);
     let (pod, hub) = pod_of_hub(&kubectl, &args.pod.pod).await?;
@@ -21,7 +21,7 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
     if this.is_empty() {
         return Err(unseen(&pod, &hub.metadata.name));
     }
-    // What the status says of a drain before this one is no answer.
+    // What the status says about an earlier drain is not an answer to this one.
     let drained_before = this.iter().any(|pod| pod.draining).then(Instant::now);
     if !others.into_iter().any(|other| other.ready && !other.draining) {
         return Err(Failure::other(format!(
@@ -39,7 +39,7 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
         let hub = HubObject::read(&kubectl, &hub.metadata.name).await?;
         let now = hub.status.hub_pods.into_iter().find(|other| other.name == pod);
         match now {
-            // It was there when this began.
+            // It existed when this began.
             None => return output::text(&format!("pod {pod} is gone")),
             Some(now) if is_news && now.draining && now.is_empty() => {
                 return output::text(&format!("pod {pod} is empty"));
@@ -53,7 +53,7 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A pod that is in no status of its Hub: nobody would empty it, or say when it is empty.
+/// A pod that is in no status of its Hub: nobody would empty it, or report when it is empty.
 fn unseen(pod: &str, hub: &str) -> Failure {
     Failure::other(format!(
         "the operator has not seen pod {pod} yet: it is not in the status of Hub {hub}. Try again in half a minute; if that \
@@ -61,7 +61,7 @@ fn unseen(pod: &str, hub: &str) -> Failure {
     ))
 }
 
-/// What becomes of a drain that nobody waits for any more.
+/// What happens to a drain once nobody waits for it.
 fn what_goes_on(pod: &str, is_told: bool) -> String {
     let end = format!("`kubectl alkhub undrain {pod}` ends it");
     match is_told {
@@ -70,7 +70,7 @@ fn what_goes_on(pod: &str, is_told: bool) -> String {
     }
 }
 
-/// Lets a pod take connections again.
+/// Makes a pod take connections again.
 pub(crate) async fn undrain(args: PodArgs) -> Result<ExitCode, Failure> {
     let kubectl = Kubectl::new(&args.cluster);
     let (pod, _) = pod_of_hub(&kubectl, &args.pod).await?;

@@ -1,4 +1,4 @@
-//! What is read of Kubernetes' objects: of each the fields that are shown, and whatever else they have is passed over.
+//! What is read from Kubernetes' objects: the fields that are shown; everything else is ignored.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::process::Kubectl;
 use crate::failure::Failure;
 
-/// As `kubectl` is asked for Hubs: no other group's.
+/// How `kubectl` is asked for Hubs, to get those of no other group.
 pub(crate) const HUBS: &str = "hubs.alkhub.dev";
 
-/// Conditions that are well when they are false; the others are when they are true.
+/// Conditions that are good when they are false; all others are good when they are true.
 const GOOD_WHEN_FALSE: [&str; 4] = ["AutoscalingConflict", "Degraded", "Paused", "PrefixConflict"];
 
-/// Reasons with which a roll-out, or none, is as it should be.
+/// Reasons for which a roll-out, or its absence, is as it should be.
 const GOOD_PROGRESS: [&str; 2] = ["RollingOut", "Stable"];
 
 #[derive(Debug, Deserialize)]
@@ -97,7 +97,7 @@ impl HubObject {
     }
 }
 
-/// How connections are spread, in a few words.
+/// How evenly connections are spread, in a few words.
 pub(crate) fn spread(balance: &BalanceReport) -> String {
     let BalanceReport {
         total,
@@ -111,7 +111,7 @@ pub(crate) fn spread(balance: &BalanceReport) -> String {
 // === impl HubCondition ===
 
 impl HubCondition {
-    /// Whether it is worth a look.
+    /// Whether it deserves a look.
     pub(crate) fn is_trouble(&self) -> bool {
         if self.kind == "Progressing" {
             return !GOOD_PROGRESS.contains(&self.reason.as_str());

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 const PROGRAM: &str = "kubectl";
 
-/// `kubectl` with the options that say where it looks.
+/// `kubectl` with the options that say which cluster to use.
 #[derive(Debug)]
 pub(crate) struct Kubectl {
     options: Vec<OsString>,
@@ -37,7 +37,7 @@ impl Kubectl {
     /// Reads an object, or a list.
     ///
     /// # Errors
-    /// `kubectl` is not there or fails, or what it prints is not of this form.
+    /// `kubectl` is missing or fails, or its output does not have this form.
     pub(crate) async fn get<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T, Failure> {
         let text = self.output(&[&["get", "--output", "json"], words].concat()).await?;
         serde_json::from_slice(&text).map_err(|error| {
@@ -48,7 +48,7 @@ impl Kubectl {
         })
     }
 
-    /// Sets an annotation, or takes it away.
+    /// Sets an annotation, or removes it.
     pub(crate) async fn annotate(
         &self,
         kind: &str,
@@ -64,10 +64,10 @@ impl Kubectl {
         Ok(())
     }
 
-    /// Runs it with the standard streams of this program; its exit code is this program's.
+    /// Runs it with the standard streams of this program, and exits with its exit code.
     pub(crate) async fn hand_over(&self, words: &[&str]) -> Result<ExitCode, Failure> {
         let mut command = self.command(words);
-        // Ctrl-C reaches it too: it ends, and then this program does.
+        // Ctrl-C reaches it too: first it ends, and then this program does.
         let _signals = crate::signals::Signals::listen()?;
         let mut process = command.spawn().map_err(|error| unusable(&error))?;
         let status = process.wait().await?;
@@ -100,7 +100,7 @@ fn unusable(error: &std::io::Error) -> Failure {
     }
 }
 
-/// What to do about what `kubectl` says, where that is not plain.
+/// What to do about an error of `kubectl`, if that is not obvious.
 fn cure(said: &str) -> &'static str {
     match said {
         said if said.contains("doesn't have a resource type \"hubs\"") => {

@@ -7,13 +7,13 @@ use tokio::time::{Instant, sleep};
 use crate::failure::Failure;
 use crate::output;
 
-/// How often the Hub is read. What its pods hold is brought up to date more seldom than that.
+/// How often the Hub is read. The load of its pods is updated less often than that.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The status of a Hub is no older than this.
+/// The status of a Hub is never older than this.
 pub(crate) const OLD: Duration = Duration::from_secs(30);
 
-/// Looks until a time is over.
+/// Repeated looks, up to a time limit.
 #[derive(Debug)]
 pub(crate) struct WaitProgress {
     limit: Duration,
@@ -21,7 +21,7 @@ pub(crate) struct WaitProgress {
     shown: Option<String>,
 }
 
-/// The time is over.
+/// The time limit has passed.
 #[derive(Debug)]
 pub(crate) struct Late {
     limit: Duration,
@@ -39,7 +39,7 @@ impl WaitProgress {
         }
     }
 
-    /// Says how far it is, on standard error, when that has changed.
+    /// Reports the progress on standard error when it has changed.
     pub(crate) fn show(&mut self, line: String) {
         if self.shown.as_ref() != Some(&line) {
             output::note(&line);
@@ -63,7 +63,7 @@ impl WaitProgress {
 // === impl Late ===
 
 impl Late {
-    /// With what the reader can do now.
+    /// Adds what the reader can do now.
     pub(crate) fn into_failure(self, cure: &str) -> Failure {
         let last = self.last.map_or_else(String::new, |last| format!(" ({last})"));
         Failure::late(format!("not done after {:?}{last}; {cure}", self.limit))

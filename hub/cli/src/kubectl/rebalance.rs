@@ -1,6 +1,6 @@
 //! `kubectl alkhub rebalance`.
 //!
-//! Promise: figures from before the order are no answer to it.
+//! Promise: figures from before the order never count as its result.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ use super::progress::{OLD, WaitProgress};
 use crate::failure::Failure;
 use crate::output;
 
-/// Orders it, and waits until the pods are even.
+/// Gives the order, and waits until the pods are even.
 pub(crate) async fn rebalance(args: RebalanceArgs) -> Result<ExitCode, Failure> {
     let kubectl = Kubectl::new(&args.cluster);
     let before = HubObject::read(&kubectl, &args.hub).await?.status.balance;

@@ -22,10 +22,10 @@ struct PodOfHub<'a> {
     pod: &'a PodStatus,
 }
 
-/// The first pods of a Hub whose logs are followed.
+/// How many of a Hub's pods are followed, at most.
 const FOLLOWED: &str = "50";
 
-/// Says how Hubs are.
+/// Shows the state of Hubs.
 pub(crate) async fn status(args: ShowArgs) -> Result<ExitCode, Failure> {
     if args.output == Output::Json {
         return json(&args).await;
@@ -39,7 +39,7 @@ pub(crate) async fn status(args: ShowArgs) -> Result<ExitCode, Failure> {
     output::text(&texts.join("\n\n"))
 }
 
-/// Lists pods by what they hold.
+/// Lists pods by their load.
 pub(crate) async fn top(args: ShowArgs) -> Result<ExitCode, Failure> {
     let hubs = hubs(&args).await?;
     let mut pods: Vec<(&HubObject, &PodStatus)> = hubs
@@ -67,7 +67,7 @@ pub(crate) async fn top(args: ShowArgs) -> Result<ExitCode, Failure> {
 /// Prints what the pods of a Hub log.
 pub(crate) async fn logs(args: LogsArgs) -> Result<ExitCode, Failure> {
     let kubectl = Kubectl::new(&args.cluster);
-    // A wrong name is said, which a selector without pods would not be.
+    // This reports a wrong name, which a selector that matches no pods would not.
     HubObject::read(&kubectl, &args.hub).await?;
     let (selector, tail) = (selector(&args.hub), args.tail.to_string());
     let mut words = vec![
@@ -125,7 +125,7 @@ fn words(args: &ShowArgs) -> Vec<&str> {
     words
 }
 
-/// A Hub for people: its facts, its pods, and what of its conditions is not as it should be.
+/// A Hub for people: its facts, its pods, and those of its conditions that are not as they should be.
 fn described(hub: &HubObject) -> String {
     let status = &hub.status;
     let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "not known".to_owned());

@@ -1,4 +1,4 @@
-//! `alkhub operations describe`: all that is known of one operation.
+//! `alkhub operations describe`: everything that is known about one operation.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, OutputKind};
 
-/// Describes an operation, offered now or not.
+/// Describes an operation, whether or not it is offered now.
 pub(super) async fn describe(args: &DescribeArgs) -> Result<ExitCode, Failure> {
     let name: OperationName = args.operation.parse().map_err(alkhub_sdk::Error::from)?;
     let found = args.client.hub.client()?.operation(&name).await?;

@@ -1,4 +1,4 @@
-//! What is wrong with an offer that can be seen from here: refused before a hub is asked, with the operation and the field.
+//! Mistakes in an offer that can be seen here: refused before a hub is asked, naming the operation and the field.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ const RESERVED: &str = "hub";
 // === impl Offer ===
 
 impl Offer {
-    /// Checks every operation; `path` is where programs without a folder are looked for.
+    /// Checks every operation; `path` is where programs given without a folder are searched.
     pub(super) fn check(&self, path: Option<&OsStr>) -> Result<(), String> {
         let mut names = BTreeSet::new();
         for (spec, command) in &self.operations {
@@ -51,14 +51,14 @@ impl Offer {
     }
 }
 
-/// Checks a schema as the hub will; what the hub does not check of it is a warning.
+/// Checks a schema as the hub will; the parts that the hub does not check are returned as warnings.
 fn schema(field: &str, schema: &RawJson) -> Result<Vec<String>, String> {
     let warnings = alkhub_schema::check_schema(schema).map_err(|error| format!("`{field}` {error}"))?;
     let named = |warning| format!("`{field}`: {warning}");
     Ok(warnings.into_iter().map(named).collect())
 }
 
-/// A name with a `/` is seen from the folder in which the command runs, another one is looked for in `PATH`.
+/// A name with a `/` is resolved from the folder in which the command runs; any other is searched in `PATH`.
 fn program(program: &str, folder: Option<&Path>, path: Option<&OsStr>) -> Result<(), String> {
     let base = folder.unwrap_or_else(|| Path::new("."));
     let found = if program.contains('/') {

@@ -16,7 +16,7 @@ use crate::offer::process::Command;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct SpokeFile {
-    /// The spoke's name; that of the key when absent.
+    /// The spoke's name; if absent, that of the key.
     #[serde(default)]
     spoke: Option<String>,
     #[serde(default)]
@@ -44,7 +44,7 @@ struct OperationEntry {
     #[serde(default, rename = "outputSchema")]
     _output_schema: Option<IgnoredAny>,
     command: Vec<String>,
-    /// Whether the command finds the hub's address and the offer's key in its environment.
+    /// Whether the command gets the hub's address and the offer's key in its environment.
     #[serde(default)]
     pass_key: bool,
     /// Where the command runs, relative to the file.
@@ -67,7 +67,8 @@ struct Schemas {
     output_schema: Option<RawJson>,
 }
 
-/// Reads the file; `--spoke` and `--concurrency` win over it. Commands run in the file's folder unless they name another.
+/// Reads the file; `--spoke` and `--concurrency` override it. Commands run in the file's folder unless they name
+/// another.
 pub(super) fn read(path: &Path, args: &OfferArgs) -> Result<Offer, Failure> {
     let text =
         std::fs::read_to_string(path).map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;

@@ -1,9 +1,9 @@
-//! One command as a handler: input to its standard input, output from its standard output.
+//! One command as a handler: the input goes to its standard input, the output comes from its standard output.
 //!
 //! Invariants
-//! - A call is answered when its command has ended, whoever holds the command's outputs open.
+//! - A call is answered once its command has ended, whoever still holds the command's outputs open.
 //! - A command runs in a process group of its own, and no group outlives its call by more than two seconds: an answer,
-//!   abort, deadline or a lost connection end it with SIGTERM, and two seconds later with SIGKILL.
+//!   an abort, a deadline or a lost connection end it with SIGTERM, and two seconds later with SIGKILL.
 //! - What is kept of its output is bounded: 1 MiB of standard output, the last 2 KiB of standard error.
 //! - No key is in a command's environment unless the offer asks for it.
 
@@ -30,7 +30,7 @@ use self::pipes::{Lines, feed};
 use crate::hub::HubAccess;
 use crate::output;
 
-/// Lines that wait for the connection; the command waits for room.
+/// How many lines may wait for the connection; beyond that the command waits.
 const LINES: usize = 64;
 
 /// A command and how its output is read.
@@ -78,12 +78,12 @@ impl Command {
         self.folder.as_deref()
     }
 
-    /// The same with the key of its offer in its environment.
+    /// The same, with the key of its offer in its environment.
     pub(super) fn with_key(self) -> Self {
         Self { key: true, ..self }
     }
 
-    /// The same for the hub that it is offered at.
+    /// The same, for the hub at which it is offered.
     pub(super) fn at(self, access: &HubAccess, quiet: bool) -> Self {
         let environment = match self.key {
             true => Environment::with_key(access),
@@ -111,8 +111,8 @@ impl Command {
         })
     }
 
-    /// Runs to the end and answers with the output. The task, not this future, owns the process: it outlives the answer
-    /// and an abort for as long as it takes to end the process group.
+    /// Runs to the end and answers with the output. The task, not this future, owns the process: it outlives the
+    /// answer, or an abort, by the time that it takes to end the process group.
     async fn answer(self, input: RawJson, context: Context, tasks: &TaskTracker) -> Result<Answer, Failure> {
         let mut group = self.spawn()?;
         let (sender, answer) = oneshot::channel();
@@ -151,7 +151,7 @@ impl Command {
         }
     }
 
-    /// Starts and answers with a line at a time.
+    /// Starts, and answers with one line at a time.
     fn lines(self, input: RawJson, context: Context, tasks: &TaskTracker) -> Result<Answer, Failure> {
         let mut group = self.spawn()?;
         let (sender, receiver) = mpsc::channel(LINES);
@@ -219,7 +219,7 @@ impl Command {
         command.spawn().map(Group::of).map_err(|e| self.failed(&e))
     }
 
-    /// Text less one newline, or JSON. Bytes that are neither are refused: nothing is replaced in silence.
+    /// Text without its final newline, or JSON. Bytes that are neither are refused rather than silently replaced.
     fn read(&self, output: Vec<u8>) -> Result<RawJson, Failure> {
         let mut output = String::from_utf8(output).map_err(|e| self.binary(e.utf8_error().valid_up_to()))?;
         if self.text {
@@ -246,7 +246,7 @@ impl Command {
         Failure::new("EXECUTION_ERROR", text)
     }
 
-    /// Shows how a call ended, unless it is to be quiet.
+    /// Shows how a call ended, unless this is to be quiet.
     fn note(&self, context: &Context, began: Instant, failure: Option<&Failure>) {
         if self.quiet {
             return;
@@ -283,7 +283,7 @@ impl Command {
     }
 }
 
-/// What of a schema decides whether an output is text.
+/// The part of a schema that decides whether an output is text.
 #[derive(Default, Deserialize)]
 struct Typed {
     #[serde(rename = "type")]

@@ -1,8 +1,8 @@
 //! YAML as JSON, with each number as it is written.
 //!
-//! A parser of YAML hands numbers out as 64 bits: `1.10` would come back as `1.1`, and thirty digits as seventeen. So the
-//! text is read twice: once for what each value is, and once for how its numbers are written. What 64 bits cannot hold at
-//! all, such as `1E400`, is a text for the parser, and stays one.
+//! A YAML parser returns numbers as 64 bits: `1.10` would come back as `1.1`, and thirty digits as seventeen. So the
+//! text is read twice: once for the kind of each value, and once for how its numbers are written. What 64 bits cannot
+//! hold at all, such as `1E400`, is a string to the parser, and stays one.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,10 +11,10 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, M
 
 use alkhub_sdk::RawJson;
 
-/// A YAML document as JSON text, its members in the order in which they are written.
+/// A YAML document as JSON text, with its members in the order in which they are written.
 ///
 /// # Errors
-/// It is no YAML, or has what JSON has not.
+/// It is not YAML, or contains something that JSON does not have.
 pub(super) fn json(text: &str) -> Result<String, serde_yaml::Error> {
     let parsed: Parsed = serde_yaml::from_str(text)?;
     let mut json = String::with_capacity(text.len());
@@ -26,19 +26,19 @@ pub(super) fn json(text: &str) -> Result<String, serde_yaml::Error> {
     Ok(json)
 }
 
-/// What a value is.
+/// The kind of a value.
 #[derive(Debug)]
 enum Parsed {
     /// Null, true or false: its JSON.
     Word(&'static str),
     Text(String),
-    /// As JSON, if it has such a number; with no more digits than 64 or 128 bits hold.
+    /// As JSON, if JSON has such a number; with no more digits than 64 or 128 bits hold.
     Number(Option<String>),
     List(Vec<Self>),
     Map(Vec<(String, Self)>),
 }
 
-/// A value that is written again, of the kind that `parsed` has.
+/// A value that is read a second time, of the kind that `parsed` has.
 struct Written<'a> {
     parsed: &'a Parsed,
     json: &'a mut String,
@@ -138,7 +138,7 @@ impl<'de> DeserializeSeed<'de> for Written<'_> {
         match self.parsed {
             Parsed::Map(_) => deserializer.deserialize_map(self),
             Parsed::List(_) => deserializer.deserialize_seq(self),
-            // Asked for a text, it gives the number's.
+            // When asked for a string, it returns the number's text.
             Parsed::Number(_) => deserializer.deserialize_str(self),
             Parsed::Word(word) => {
                 self.json.push_str(word);
@@ -165,7 +165,7 @@ impl<'de> Visitor<'de> for Written<'_> {
             self.json.push_str(text);
             return Ok(());
         }
-        // A form that JSON has not, such as `0x1F`.
+        // A form that JSON does not have, such as `0x1F`.
         match self.parsed {
             Parsed::Number(Some(number)) => {
                 self.json.push_str(number);
@@ -188,7 +188,7 @@ impl<'de> Visitor<'de> for Written<'_> {
             items.next_element_seed(Written { parsed, json })?;
         }
         self.json.push(']');
-        // The end of the list.
+        // Reads the end of the list.
         items.next_element::<IgnoredAny>().map(drop)
     }
 
@@ -209,7 +209,7 @@ impl<'de> Visitor<'de> for Written<'_> {
             members.next_value_seed(Written { parsed, json })?;
         }
         self.json.push('}');
-        // The end of the map.
+        // Reads the end of the map.
         members.next_key::<IgnoredAny>().map(drop)
     }
 }

@@ -1,20 +1,20 @@
-//! What a terminal would execute, made visible: escape sequences (ESC, and C1 in one character), the bell and the others of
-//! C0, and the controls that turn the direction of text around.
+//! Makes visible what a terminal would execute: escape sequences (ESC, and C1 in one character), the bell and the other
+//! C0 characters, and the controls that change the direction of text.
 
 use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
 
-/// Whether colours go to a stream: a terminal that has them, without `NO_COLOR`.
+/// Whether a stream gets colours: it is a terminal that has them, and `NO_COLOR` is not set.
 pub(super) fn is_coloured(stream: &impl RawStream) -> bool {
     AutoStream::choice(stream) != ColorChoice::Never
 }
 
-/// A text on one line: what a terminal would execute stands as its escape, `\n` or `\u{1b}`.
+/// A text on one line: what a terminal would execute is written as its escape, `\n` or `\u{1b}`.
 pub(crate) fn visible(text: &str) -> String {
     escaped(text, |_| false, |c, out| out.extend(c.escape_default()))
 }
 
-/// The same, of as many lines as it has.
+/// The same, keeping its lines.
 pub(super) fn visible_lines(text: &str) -> String {
     escaped(
         text,
@@ -23,7 +23,7 @@ pub(super) fn visible_lines(text: &str) -> String {
     )
 }
 
-/// JSON with the escapes of JSON: it stays the same value. Line breaks stand between its tokens alone.
+/// JSON with JSON's own escapes, so that it stays the same value. It has line breaks only between its tokens.
 pub(super) fn visible_json(json: &str) -> String {
     escaped(
         json,
@@ -49,7 +49,7 @@ fn escaped(text: &str, kept: impl Fn(char) -> bool, escape: impl Fn(char, &mut S
     out
 }
 
-/// Controls (C0, DEL, C1), separators of lines, and the controls of bidirectional text.
+/// Controls (C0, DEL, C1), line separators, and the controls of bidirectional text.
 fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,8 +1,8 @@
-//! A hub under the memory limit that its pods have by default, attacked at once in every way that is known to make it
-//! keep things, beside a spoke and a client that behave: those see no failure.
+//! A hub under the memory limit that its pods have by default, attacked at once in every known way of making it keep
+//! things, next to a spoke and a client that behave: those see no failure.
 //!
-//! Peers are bare sockets, for no library sends what these send. Where a memory cgroup can be made the kernel keeps the
-//! limit; elsewhere the peak of the process is compared with it.
+//! Peers are bare sockets, since no library sends what these send. Where a memory cgroup can be made, the kernel
+//! enforces the limit; elsewhere the peak of the process is compared with it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -15,19 +15,19 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Dev, SOON};
 
-/// The memory limit of a hub's pod (`operator/src/hub/build/deployment.rs`).
+/// The memory limit of a hub's pod (`operator/src/hub/build/template.rs`).
 const LIMIT_BYTES: u64 = 512 * 1024 * 1024;
 
 /// A payload just under the limit of one message.
 const LARGE: usize = 1_000_000;
 
-/// Calls of the client that behaves after everything is in place.
+/// How many calls the well-behaved client makes after everything is in place.
 const CALLS_AT_THE_END: usize = 20;
 
 /// A hub that is attacked.
 struct Attacked {
     dev: Dev,
-    /// Attackers that have not done their worst yet.
+    /// How many attackers have not done their worst yet.
     busy: AtomicUsize,
     over: AtomicBool,
     /// Sockets on which somebody reads until the end.
@@ -89,7 +89,7 @@ impl Attacked {
             answer.extend(byte);
         }
         assert!(answer.starts_with(b"HTTP/1.1 101 "), "{answer:?}");
-        // A hub that reads no more from an attacker does not hold the attacker up.
+        // An attacker is not held up by a hub that no longer reads from it.
         socket.set_write_timeout(Some(Duration::from_secs(2))).expect("set");
         Socket(socket)
     }
@@ -199,7 +199,7 @@ impl Attacked {
         let each = (0..300).map(|_| {
             let mut socket = self.connect();
             socket.set_write_timeout(Some(Duration::from_secs(2))).expect("set");
-            // An error means that it is let go, or not read any more.
+            // An error means that it was disconnected, or is no longer read.
             drop(socket.write_all(&begun));
             socket
         });
@@ -259,7 +259,7 @@ impl Attacked {
         }
     }
 
-    /// Calls all the time, and some times more when all attackers have done their worst; what went wrong.
+    /// Calls all the time, and some more times once all attackers have done their worst; returns what went wrong.
     fn behaving_client(&self, client: &mut Socket) -> Vec<String> {
         let (mut failures, mut number, mut left) = (Vec::new(), 0, CALLS_AT_THE_END);
         while left > 0 {
@@ -299,13 +299,13 @@ impl Socket {
         self.0.write_all(&frame).expect("the hub reads");
     }
 
-    /// Sends as an attacker: whether the hub takes it does not matter.
+    /// Sends as an attacker: whether the hub accepts it does not matter.
     fn try_send(&mut self, text: &str) {
         self.try_write(&[&header(text.len()), text.as_bytes()].concat());
     }
 
     fn try_write(&mut self, bytes: &[u8]) {
-        // An error means that it is let go, or not read any more.
+        // An error means that it was disconnected, or is no longer read.
         drop(self.0.write_all(bytes));
     }
 
@@ -364,7 +364,7 @@ impl Drop for Busy<'_> {
 // === impl Group ===
 
 impl Group {
-    /// Puts a process under a limit of what it takes from now on; `None` where no group can be made.
+    /// Puts a process under a limit on the memory it takes from now on; `None` if no group can be made.
     fn of(pid: u32, limit_bytes: u64) -> Option<Self> {
         let (root, limit) = [
             ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
@@ -388,7 +388,7 @@ impl Drop for Group {
     }
 }
 
-/// A line of what the kernel says of a process, in bytes.
+/// A line of the kernel's status of a process, in bytes.
 fn status_bytes(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the hub runs");
     let line = status.lines().find(|line| line.starts_with(field)).expect("Linux");
@@ -405,7 +405,7 @@ fn status_bytes(pid: u32, field: &str) -> u64 {
 fn a_hub_under_its_memory_limit_survives_every_attack_at_once_and_serves_who_behaves() {
     let dev = Dev::start();
     let pid = dev.program.pid();
-    // What it took before it came into the group is not counted there.
+    // What it took before it joined the group is not counted there.
     let group = Group::of(pid, LIMIT_BYTES - status_bytes(pid, "VmRSS"));
     let hub = Attacked {
         dev,

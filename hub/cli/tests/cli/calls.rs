@@ -1,4 +1,4 @@
-//! Calls of a key that may do nothing else, hubs that do not answer, and the list of calls as it is followed.
+//! Calls with a key that may do nothing else, hubs that do not answer, and the list of calls as it is followed.
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `alkhub dev`: start, end, what stays, and what each mistake is answered with.
+//! `alkhub dev`: its start, its end, what remains, and the answer to each mistake.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -23,7 +23,7 @@ pub(crate) fn postmaster(world: &World) -> Pid {
     )
 }
 
-/// Whether a process runs; one that ended and that nobody has asked after does not.
+/// Whether a process is running; a zombie is not.
 fn runs(process: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit(") ")
@@ -68,7 +68,7 @@ fn stopped_quietly(dev: Dev) -> World {
 
 #[test]
 fn it_is_ready_within_ten_seconds_and_says_what_to_do_next() {
-    // The best of three: one may meet a time in which the machine is busy with something else.
+    // The best of three, since one of them may coincide with other work on the machine.
     let (mut dev, mut took) = Dev::start_alone();
     for _ in 1..3 {
         if took >= TEN_SECONDS {
@@ -173,7 +173,7 @@ fn another_user_cannot_take_the_lock_of_a_killed_hub_and_its_key() {
         .status();
     let told = dev.world.fails(2, &["operations"]);
 
-    // Not root: nobody else can be played, and setpriv fails by itself.
+    // Not root: then nobody else can be played, and setpriv fails by itself.
     assert!(
         !taken.expect("setpriv is there").success(),
         "the lock is free, and closed"

@@ -1,4 +1,4 @@
-//! The examples of the docs, run as they stand: spokes in JavaScript, Python, YAML and Rust, a client in Rust.
+//! The examples of the docs, run as they are: spokes in JavaScript, Python, YAML and Rust, a client in Rust.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,8 +18,8 @@ fn docs(name: &str) -> PathBuf {
     repository().join("docs/examples").join(name)
 }
 
-/// The packages of one language, which `make packages` fetches. Without them the test is skipped, aloud, and never with
-/// `CI` set.
+/// The packages of one language, which `make packages` fetches. Without them the test is skipped with a message, but
+/// never if `CI` is set.
 fn packages(language: &str, needed: &str) -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/");
     let folder = target.join("packages").join(language);
@@ -170,7 +170,7 @@ fn the_spoke_over_this_repository_answers() {
         let line = dev.world.fails(7, &["call", "files.watch", outside]);
         assert!(line.contains("is not in the repository"), "{outside}: {line}");
     }
-    // In the repository, where its own walk does not go.
+    // In the repository, but where its own walk does not go.
     let watched = tempfile::tempdir_in(repository().join("target")).expect("a folder");
     let changed = watched.path().join("changed.txt");
     let watched = watched

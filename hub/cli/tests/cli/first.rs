@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::fixture::{Dev, Program, World, wait};
 
-/// Runs the binary on a terminal of its own and gives what the terminal got.
+/// Runs the binary on a terminal of its own and returns what the terminal received.
 fn on_a_terminal(world: &World, environment: &[(&str, &str)], arguments: &str) -> String {
     let given = world.command(&[]);
     let mut command = Command::new("script");
@@ -19,7 +19,7 @@ fn on_a_terminal(world: &World, environment: &[(&str, &str)], arguments: &str) -
     let alkhub = env!("CARGO_BIN_EXE_alkhub");
     let output = command
         .env("TERM", "xterm-256color")
-        // With `CI` set, colours are for the log of a run, on a dumb terminal too: not what is tried here.
+        // If `CI` is set, colours are for the log of a run, even on a dumb terminal, which is not what is tested here.
         .env_remove("CI")
         .env_remove("NO_COLOR")
         .envs(environment.iter().copied())
@@ -223,7 +223,7 @@ fn a_declared_spoke_gets_a_key_is_suspended_and_deleted() {
             .ok_or_else(|| spokes.to_string())
     });
 
-    // Again: another declaration, the same key.
+    // Again: a changed declaration, the same key.
     assert_eq!(world.ok(&["spokes", "declare", "builder", "--operation", "test.*"]), "");
     let refused = offer("build.other").ended();
     assert_eq!(refused.code(), Some(1));

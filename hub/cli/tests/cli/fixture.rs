@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// Longer than anything here takes on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// How long the outputs of an ended program are read on.
+/// How long the output of an ended program is still read.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A running program and what it has written so far.
@@ -41,13 +41,13 @@ pub(crate) struct Dev {
     pub(crate) url: String,
 }
 
-/// Shared by the starts of hubs; who measures one has it alone.
+/// Shared by the starts of hubs; a test that measures one has it to itself.
 static STARTS: RwLock<()> = RwLock::new(());
 
 /// The folders in which commands find things.
 pub(crate) struct World {
     folder: TempDir,
-    /// What its programs find in the environment.
+    /// The environment of its programs.
     environment: Vec<(String, String)>,
 }
 
@@ -222,7 +222,8 @@ impl Program {
         status
     }
 
-    /// Waits until all that an ended program wrote has been read. Not for ever: what it started may have its outputs still.
+    /// Waits until everything that an ended program wrote has been read; but not for ever, since programs that it
+    /// started may still have its outputs open.
     fn read_to_the_end(&self) {
         let end = Instant::now() + LAST_WORDS;
         while !(self.out.is_read() && self.err.is_read()) && Instant::now() < end {
@@ -293,7 +294,8 @@ impl Dev {
         Self::start_now(world, listen, more)
     }
 
-    /// The time that a new hub takes to be ready, while no other test of this program starts one: each makes a database.
+    /// How long a new hub takes to be ready while no other test of this program starts one, since each creates a
+    /// database.
     pub(crate) fn start_alone() -> (Self, Duration) {
         let _alone = STARTS.write().unwrap_or_else(PoisonError::into_inner);
         let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! `kubectl alkhub` where there is no cluster. What it does in one is walked in the end-to-end run
+//! `kubectl alkhub` without a cluster. What it does with one is covered by the end-to-end run
 //! (docs/operations/kubectl.md).
 
 use std::fs::Permissions;
@@ -40,7 +40,7 @@ fn what_cannot_work_is_said_before_the_cluster_is_asked() {
     }
 }
 
-/// A `kubectl` whose Hub is even before the order and just after it, then not, and then even again.
+/// A `kubectl` whose Hub is even before the order and just after it, then uneven, and then even again.
 const UNEVEN_AFTER_THE_ORDER: &str = r#"#!/bin/sh
 test "$1" = get || exit 0
 echo >> looks

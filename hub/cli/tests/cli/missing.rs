@@ -1,6 +1,6 @@
 //! A machine without PostgreSQL: `alkhub dev` and `make dev`'s script say what to install.
 //!
-//! Each command runs in a mount namespace of its own, where the installed PostgreSQL is hidden.
+//! Each command runs in a mount namespace of its own, in which the installed PostgreSQL is hidden.
 
 use std::process::{Command, Output};
 
@@ -8,12 +8,12 @@ use alkhub_test_support::skip;
 
 use crate::fixture::World;
 
-/// Hides PostgreSQL, and what dpkg knows of it, from the command that follows.
+/// Hides PostgreSQL, and dpkg's records of it, from the command that follows.
 const HIDE: &str =
     "mount -t tmpfs none /usr/lib/postgresql && mount -t tmpfs none /var/lib/dpkg && exec \"$@\" </dev/null";
 
-/// Runs a command where PostgreSQL is not installed. A machine without namespaces skips the test, aloud, and never with
-/// `CI` set.
+/// Runs a command where PostgreSQL is not installed. On a machine without namespaces the test is skipped with a
+/// message, but never if `CI` is set.
 fn without_postgres(command: &Command) -> Option<Output> {
     let mut unshare = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {

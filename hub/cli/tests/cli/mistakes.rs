@@ -1,4 +1,4 @@
-//! Mistakes that can be seen before a hub is asked, or that a hub would take without a word.
+//! Mistakes that can be seen before a hub is asked, or that a hub would silently accept.
 
 use crate::fixture::{Dev, World};
 

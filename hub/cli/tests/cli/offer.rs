@@ -244,7 +244,7 @@ fn a_command_answers_when_it_ends_whoever_holds_its_outputs_and_leaves_nobody_be
     for file in ["hold", "redirected", "stubborn", "input", "lines"] {
         ends(group(&dev, file));
     }
-    // What made a group of its own is nobody's but the test's.
+    // A process that made a group of its own is left to the test.
     let _ = nix::sys::signal::killpg(group(&dev, "escaped"), nix::sys::signal::Signal::SIGKILL);
 }
 

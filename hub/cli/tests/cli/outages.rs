@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::dev::postmaster;
 use crate::fixture::{Dev, World, wait};
 
-/// Starts a hub that cannot become ready, and gives what it wrote.
+/// Starts a hub that cannot become ready, and returns its output.
 fn in_vain(world: &World, more: &[&str]) -> String {
     let data = world.data().display().to_string();
     let output = world.run(&[&["dev", "--data", &data, "--listen", "127.0.0.1:0"], more].concat());

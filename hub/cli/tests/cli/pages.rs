@@ -1,9 +1,9 @@
-//! Every command of the pages is run as it stands, in the order of the page, against a hub that `alkhub dev` runs.
+//! Every command of the pages is run as it is written, in the order of the page, against a hub that `alkhub dev` runs.
 //!
-//! Each page has a machine of its own: a copy of the repository, and a namespace of the kernel in which the ports that
-//! pages name are free and the hub's folder is nobody's. A command that runs on (`alkhub offer`, a subscription) runs in
-//! the background until the page ends; it must have said something, and must not have failed. The end-to-end run has the
-//! blocks that say `cluster`; [`alkhub_test_support::pages`] reads them all.
+//! Each page has a machine of its own: a copy of the repository, and kernel namespaces in which the ports that pages
+//! name are free and the hub's folder is unused. A command that keeps running (`alkhub offer`, a subscription) runs in
+//! the background until the page ends; by then it must have printed something, and must not have failed. The blocks
+//! marked `cluster` belong to the end-to-end run; [`alkhub_test_support::pages`] reads them all.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ use alkhub_test_support::skip;
 use crate::examples::repository;
 use crate::fixture::World;
 
-/// What does not come to an end by itself.
+/// Commands that do not end by themselves.
 const RUNS_ON: [&str; 5] = [
     "alkhub offer ",
     "alkhub subscribe ",
@@ -26,7 +26,7 @@ const RUNS_ON: [&str; 5] = [
 /// Longer than any page takes on a busy machine, in seconds.
 const PAGE_LIMIT: &str = "400";
 
-/// Makes a machine of its own for the script that follows. Neither needs the machine's: loopback is enough for a page.
+/// Creates a machine for the script that follows. It needs no network but loopback.
 const MACHINE: &str = "mount -t tmpfs none /var/lib && ip link set lo up && exec bash \"$1\"";
 
 /// Functions of the script; `$folder` is where outputs go.
@@ -64,7 +64,7 @@ still_well() {
 here=start; start_hub alkhub dev
 "#;
 
-/// A page's blocks as one script of bash, so that what a line sets is there for the next.
+/// A page's blocks as one bash script, so that what a line sets is there for the next.
 fn script(blocks: &[Block], folder: &Path) -> String {
     let mut script = format!("folder={}\n{BEGIN}", folder.display());
     let commands = blocks
@@ -76,7 +76,7 @@ fn script(blocks: &[Block], folder: &Path) -> String {
             format!("{}:{}", page.display(), command.line),
             format!("\"$folder/{}\"", command.line),
         );
-        // A remark after the command would hide what follows.
+        // A comment after the command would hide what follows.
         let text = command.text.trim();
         let bare = text.split("  #").next().unwrap_or(text).trim_end();
         let alone = bare.trim_end_matches('&').trim_end();
@@ -94,7 +94,7 @@ fn script(blocks: &[Block], folder: &Path) -> String {
     script + "still_well\nstop_hub\n"
 }
 
-/// A copy of what git knows of the repository, as it is now, with its history; and the programs under test in it.
+/// A copy of the repository as git knows it now, with its history and the programs under test.
 fn copy_of_the_repository(to: &Path) {
     const COPY: &str = "git -c safe.directory='*' clone -q --shared \"$1\" \"$2\" && cd \"$1\" &&
         git -c safe.directory='*' ls-files -z | tar --null --ignore-failed-read -cf - -T - | tar -xf - -C \"$2\"";

@@ -1,4 +1,4 @@
-//! The SDK against `alkhub dev`: how it works while all is well, and that it outlives its hub. Links that fail are in
+//! The SDK against `alkhub dev`: how it works while all is well, and that it survives its hub. Links that fail are in
 //! `hub/sdk/tests/hub`.
 
 use std::time::Duration;
@@ -83,7 +83,7 @@ async fn a_client_and_a_spoke_outlive_their_hub() {
         loop {
             match client.call::<_, u32>("math.double", &5).await {
                 Ok(answer) => break answer,
-                // The spoke has its own delay.
+                // The spoke takes some time of its own.
                 Err(Error::Call(error)) if matches!(error.code, Code::NoProvider | Code::OperationNotFound) => {}
                 Err(error) => panic!("{error}"),
             }

@@ -1,5 +1,5 @@
-//! Everything over TLS with an authority of one's own: the SDK and the commands, and what they say of a hub that they
-//! cannot trust.
+//! Everything over TLS with a private certificate authority: the SDK and the commands, and what they say about a hub
+//! that they cannot trust.
 
 use alkhub_protocol::Chain;
 use alkhub_sdk::{Client, Delivery, Error, Failure, Operation, Spoke, Status};
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::fixture::{Dev, Program, SOON, World};
 
-/// What everybody on this machine calls the hub.
+/// The names under which this machine reaches the hub.
 const LOCAL: &[&str] = &["127.0.0.1", "localhost"];
 
 /// Signs certificates.
@@ -65,7 +65,7 @@ fn hub_at(authority: &Authority, listen: &str) -> Dev {
     dev
 }
 
-/// A hub that is dialled while it is away, and comes back: keep its port until then.
+/// A hub that is dialled while it is away, and then comes back: its port is kept until then.
 fn hub_that_comes_back(authority: &Authority) -> (Dev, Port) {
     let port = Port::free();
     (hub_at(authority, &format!("127.0.0.1:{port}")), port)
@@ -222,7 +222,8 @@ async fn who_takes_the_wrong_scheme_is_told_the_right_one() {
     }
 }
 
-/// A certificate that was replaced by a wrong one will be replaced by a good one: a fleet of spokes must see that day.
+/// A certificate that was replaced by a bad one will be replaced by a good one: a fleet of spokes must survive until
+/// then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_whose_hub_comes_back_untrusted_says_why_and_waits_for_a_good_certificate() {
     let authority = Authority::new("authority");

@@ -11,7 +11,7 @@ use alkhub_devdb::{Error, FolderLock, Options, Server};
 use alkhub_test_support::{skip, until, within};
 use tempfile::TempDir;
 
-/// Makes the test's own program, run again for one test, hold a server in a folder until it is killed.
+/// Makes the test program, run again for one test, hold a server in a folder until it is killed.
 const HOLD: &str = "ALKHUB_DEVDB_TEST_HOLD";
 
 /// A folder that the user of Postgres can enter, wherever tempfile puts it.
@@ -29,7 +29,7 @@ fn quick(folder: &Path) -> Options {
 }
 
 fn runs(pid: u32) -> bool {
-    // A process that ended and that nobody waited for has no command line.
+    // A process that has ended and was not waited for has no command line.
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
@@ -81,7 +81,7 @@ impl Drop for Holder {
     }
 }
 
-/// In the other process: hold a server for ever.
+/// In the other process: holds a server for ever.
 async fn hold_if_asked() {
     let Some(folder) = std::env::var_os(HOLD) else { return };
     let server = if folder.is_empty() {

@@ -5,7 +5,7 @@ use http::request::Parts;
 
 use crate::query::{ACCESS_TOKEN, Query};
 
-/// A subprotocol that begins with this is a key: browsers can send no header with a WebSocket.
+/// A subprotocol with this prefix carries a key: browsers cannot set headers on a WebSocket.
 pub const PROTOCOL_PREFIX: &str = "alk.bearer.";
 
 /// The key's text: `Authorization: Bearer`, else the subprotocol `alk.bearer.<key>`, else `?access_token=`.

@@ -1,7 +1,8 @@
-//! The first admin key: from its file into the database, at start and whenever the file holds another.
+//! The first admin key: entered into the database from its file, at start and whenever the file holds another.
 //!
-//! The store enters it again by itself where a schema was made anew or put back without it. So whoever owns the file
-//! (the machine's owner, or who may write the Hub's Secret) can always get in, by a key that was never revoked.
+//! If a schema was made anew or restored without the key, the store enters it again by itself. So whoever controls the
+//! file (the machine's owner, or anybody who may write the Hub's Secret) can always get in, with a key that was never
+//! revoked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use secrecy::ExposeSecret as _;
 use super::KeyRing;
 use crate::scope::Scope;
 
-/// The file is read again this often; a kubelet takes up to a minute to bring a changed Secret into it.
+/// How often the file is read again; a kubelet takes up to a minute to update it from a changed Secret.
 const FILE: Duration = Duration::from_secs(10);
 
 /// The key in `auth.admin-key-file`, and where it is entered.
@@ -27,13 +28,13 @@ pub struct FirstKey {
     key: ApiKey,
 }
 
-/// Why the file holds no key.
+/// Why the file holds no usable key.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidFirstKey {
     /// It cannot be read.
     #[error(transparent)]
     File(#[from] secret::Error),
-    /// What is in it is no key.
+    /// Its content is not a key.
     #[error("`auth.admin-key-file` is not valid")]
     Key(#[from] key::InvalidKey),
 }
@@ -41,7 +42,7 @@ pub enum InvalidFirstKey {
 // === impl FirstKey ===
 
 impl FirstKey {
-    /// The key in `auth.admin-key-file`, when that is set.
+    /// The key in `auth.admin-key-file`, if that is set.
     ///
     /// # Errors
     /// [`InvalidFirstKey`] names the setting.
@@ -53,8 +54,8 @@ impl FirstKey {
         Ok(Some(ApiKey::parse(text.expose_secret())?))
     }
 
-    /// A key that [`FirstKey::read`] found. `alone`: the pods of a Hub read one Secret; hubs on machines of their own may
-    /// each have a file of their own.
+    /// Takes a key that [`FirstKey::read`] found. `alone`: whether all hubs on this database read the same file. The
+    /// pods of a Hub read one Secret; hubs on machines of their own may each have a file of their own.
     pub fn new(keys: Arc<KeyRing>, auth: AuthConfig, alone: bool, key: ApiKey) -> Self {
         Self { keys, auth, alone, key }
     }
@@ -71,8 +72,8 @@ impl FirstKey {
         Ok(())
     }
 
-    /// Warns at start of first keys that no file has any more, as far as this hub can know: a file that was changed while no
-    /// hub ran ends none.
+    /// Warns at start about first keys that are in no file any more, as far as this hub can know: if a file was changed
+    /// while no hub ran, its old key has not ended.
     pub async fn warn_of_others(&self) {
         match self.keys.store.keys().first_keys_beside(&self.entry()).await {
             Ok(others) if others.is_empty() => {}
@@ -85,7 +86,8 @@ impl FirstKey {
         }
     }
 
-    /// Reads the file again and again, until the hub stops: another key in it is entered, and the one before ends.
+    /// Reads the file repeatedly until the hub stops: when it holds another key, that is entered and the previous one
+    /// ends.
     pub async fn follow(mut self, scope: Scope) {
         let mut complained = false;
         while scope.pause(FILE).await {

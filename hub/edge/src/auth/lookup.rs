@@ -14,13 +14,13 @@ use crate::error::ApiError;
 use crate::key::Key;
 use crate::metrics::AuthFailure;
 
-/// A refresh that takes longer goes on without its request.
+/// A refresh that takes longer than this continues without its request.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// After a refresh that failed the next one waits.
+/// How long the next refresh waits after a failed one.
 const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 
-/// When those that wait for a look-up are too many, another try is worth it after this long.
+/// If too many wait for a look-up, trying again is worth it after this long.
 const BUSY: Duration = Duration::from_secs(1);
 
 // === impl KeyRing ===
@@ -35,7 +35,7 @@ impl KeyRing {
             if key.age() > self.ttl {
                 self.refresh_soon(&key).await;
             }
-            // One that is not there any more, or was made anew, is looked up like one that was never seen.
+            // A key that is gone or was made anew is looked up like one that was never seen.
             if self.known.contains_key(&hash) {
                 return Ok(key);
             }
@@ -87,7 +87,7 @@ impl KeyRing {
         Ok(Arc::new(Key::new(hash, &record, as_of)))
     }
 
-    /// Looks a known key up again, unless that is being done; a failure leaves it as it is.
+    /// Looks a known key up again, unless that is already under way; a failure leaves it as it is.
     pub(super) async fn refresh_soon(&self, key: &Key) {
         let Some(_refresh) = key.begin_refresh() else {
             return;
@@ -112,7 +112,7 @@ impl KeyRing {
     /// Looks many known keys up again, at once.
     ///
     /// # Errors
-    /// Postgres did not answer; they are as they were.
+    /// Postgres did not answer; the keys are unchanged.
     pub(super) async fn refresh_all(&self, keys: &[Arc<Key>]) -> Result<(), alkhub_store::Error> {
         let hashes: Vec<KeyHash> = keys.iter().map(|key| key.hash).collect();
         let as_of = self.last_news();
@@ -123,8 +123,8 @@ impl KeyRing {
         Ok(())
     }
 
-    /// A key that is not there any more, or that was made anew under another id, ends here. It is looked up when it is
-    /// next used, so that one that comes back (a database that was put back) works at once.
+    /// A key that is gone, or was made anew under another id, ends here. It is looked up when it is next used, so that
+    /// a key that comes back (with a restored database) works at once.
     async fn refreshed(&self, key: &Key, found: Option<&KeyRecord>, as_of: u64) {
         if let Some(record) = found.filter(|record| *record.id == *key.id) {
             let revoked = || self.revoked.get(&key.id).is_some_and(|news| news > as_of);

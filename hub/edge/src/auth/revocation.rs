@@ -1,4 +1,4 @@
-//! Keys that end or change while they are in use, and the record of their use.
+//! Keys that end or change while in use, and the record of their last use.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use super::KeyRing;
 use crate::key::Key;
 use crate::scope::Scope;
 
-/// Last uses are written this often.
+/// How often last uses are written.
 const USES: Duration = Duration::from_secs(60);
 
-/// What keys have open whose time is over is looked for this often.
+/// How often to look for open connections and streams whose key has expired.
 const ENDS: Duration = Duration::from_secs(1);
 
 /// A check that found Postgres away is tried again after this long.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keys looked up, or whose uses are written, in one statement.
+/// How many keys are looked up, or have their uses written, in one statement.
 const BATCH: usize = 500;
 
 /// Keys that have to be looked up again.
@@ -32,11 +32,12 @@ const BATCH: usize = 500;
 enum Which {
     #[default]
     All,
-    /// Those of these spokes.
+    /// Those of the given spokes.
     Of(BTreeSet<SpokeName>),
 }
 
-/// The keys that are due for a look-up, and a bell for whoever looks them up. What comes together is one look-up.
+/// The keys that are due for a look-up, and a notification for the task that does it. Requests that come together
+/// become one look-up.
 #[derive(Debug, Default)]
 struct Due {
     which: Mutex<Option<Which>>,
@@ -54,7 +55,7 @@ pub async fn watch(keys: Arc<KeyRing>, changes: mpsc::Receiver<KeyChange>, scope
     );
 }
 
-/// Acts on revocations at once and hands on what takes longer.
+/// Acts on revocations at once and hands over what takes longer.
 async fn follow(keys: &KeyRing, mut changes: mpsc::Receiver<KeyChange>, due: &Due, scope: &Scope) {
     let mut ends = ticks(ENDS);
     loop {
@@ -70,7 +71,7 @@ async fn follow(keys: &KeyRing, mut changes: mpsc::Receiver<KeyChange>, due: &Du
     }
 }
 
-/// Checks the keys in use: when it is `due`, for as long as it takes, and now and then.
+/// Checks the keys in use: when asked to through `due`, for as long as it takes, and at regular intervals.
 async fn check(keys: &KeyRing, due: &Due, scope: &Scope) {
     let mut checks = ticks(keys.ttl);
     loop {
@@ -106,8 +107,8 @@ async fn write_uses(keys: &KeyRing, scope: &Scope) {
     }
 }
 
-/// Writes uses part by part, so that a statement stays within its time and one that fails takes no other with it; what it
-/// failed to write goes back to the keys. The last failure.
+/// Writes uses in parts, so that a statement stays within its time limit and a failed one affects no other; what could
+/// not be written goes back to the keys. Returns the last failure.
 async fn in_parts<E, W: Future<Output = Result<(), E>>>(
     uses: &[(Arc<Key>, Timestamp)],
     mut write: impl FnMut(Vec<(String, Timestamp)>) -> W,
@@ -167,7 +168,7 @@ impl Due {
         self.some.notify_one();
     }
 
-    /// What is due; waits for it.
+    /// Waits until something is due, and takes it.
     async fn take(&self) -> Which {
         loop {
             if let Some(which) = self.which.lock().take() {
@@ -191,7 +192,8 @@ impl KeyRing {
         self.cluster.announce_key_change(change).await;
     }
 
-    /// Has every hub look the keys of a spoke up again: those of what is open now, the others when they are next used.
+    /// Makes every hub look up the keys of a spoke again: those of what is open at once, the others when they are next
+    /// used.
     pub async fn recheck_spoke(&self, spoke: &SpokeName) {
         let spokes = BTreeSet::from([spoke.clone()]);
         self.recheck_everywhere(Which::Of(spokes.clone()), KeyChange::RecheckSpokes(spokes))
@@ -209,7 +211,7 @@ impl KeyRing {
         self.cluster.announce_key_change(change).await;
     }
 
-    /// Closes what a key has open that is no longer good, with what has just been entered.
+    /// Closes what a key has open if it is no longer good; called right after something was entered.
     pub fn close_if_faulty(&self, key: &Key) {
         if self.look_again(key).is_some() {
             self.open.review();
@@ -219,7 +221,7 @@ impl KeyRing {
     /// Ends keys on this hub, and what they have open.
     fn revoke(&self, ids: &[String]) {
         let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
-        // Known first, then looked for: what comes up meanwhile is looked at again by the one who brings it.
+        // First noted, then searched for: whoever adds something meanwhile looks at the key again.
         let news = self.note_revoked(&ids);
         for key in self.all().iter().chain(&self.open.keys()) {
             if ids.contains(&*key.id) {
@@ -229,7 +231,7 @@ impl KeyRing {
         self.open.review();
     }
 
-    /// Looks up those keys of what is open; a `patient` check waits for Postgres where it is away.
+    /// Looks up those of the keys that are used by what is open. With `patient`, waits for Postgres while it is away.
     async fn recheck(&self, which: &Which, patient: Option<&Scope>) {
         let mut keys = self.open.keys();
         keys.retain(|key| which.has(key));
@@ -245,7 +247,7 @@ impl KeyRing {
         }
     }
 
-    /// Remembers the end of keys: the number of this news.
+    /// Remembers that keys have ended; returns the number of this news.
     fn note_revoked(&self, ids: &HashSet<&str>) -> u64 {
         let news = self.next_news();
         for &id in ids {
@@ -255,7 +257,7 @@ impl KeyRing {
         news
     }
 
-    /// Those keys have to be looked up before they are trusted again. One that was not found may be there by now.
+    /// Makes these keys due for a look-up before they are trusted again. Keys that were not found may exist by now.
     fn invalidate(&self, which: &Which) {
         let news = self.next_news();
         self.unknown.invalidate_all();
@@ -264,7 +266,7 @@ impl KeyRing {
         }
     }
 
-    /// Why some of the last uses were not written, where that is so.
+    /// Writes the last uses; returns why some were not written, if so.
     async fn write_uses(&self) -> Option<alkhub_store::Error> {
         let uses = self.all().into_iter().filter_map(|key| {
             let at = key.take_last_used()?;

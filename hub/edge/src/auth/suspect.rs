@@ -1,11 +1,12 @@
-//! Look-ups for addresses that had too many bad keys: all that wait in one statement, one statement after the other.
+//! Look-ups for addresses that sent too many bad keys: all that wait go into one statement, and one statement follows
+//! the other.
 //!
-//! Who guesses and who has a good key may share such an address, and only the look-up tells them apart. So none is left
-//! out, and what they all cost Postgres is bounded by the statements, not by the keys.
+//! A guesser and the holder of a good key may share such an address, and only the look-up tells them apart. So nobody
+//! is left out, and the cost to Postgres is bounded by the number of statements, not of keys.
 //!
 //! Invariants
-//! - At most one statement at a time, and [`STATEMENTS`] in a second.
-//! - When [`WAITING`] wait already, more are refused and asked to try again.
+//! - At most one statement runs at a time, and at most [`STATEMENTS`] in a second.
+//! - When [`WAITING`] wait already, further ones are refused and asked to try again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 /// Statements in a second, at most.
 const STATEMENTS: u32 = 50;
 
-/// Keys that wait at once, at most; also those of one statement.
+/// The most keys that wait at once, and the most in one statement.
 const WAITING: usize = 4_096;
 
 /// Keys that wait for their look-up.
@@ -36,7 +37,7 @@ pub(super) enum NotFound {
     /// Too many wait for a look-up.
     Busy,
     Store(alkhub_store::Error),
-    /// The store failed, and that is logged elsewhere.
+    /// The store failed; that is logged elsewhere.
     Away,
 }
 
@@ -57,7 +58,7 @@ impl SuspectLookups {
         }
     }
 
-    /// Looks a key up with the next ones. Dropping the future leaves an answer that nobody takes.
+    /// Looks a key up with the next batch. If the future is dropped, nobody takes the answer.
     pub(super) async fn find(&self, hash: KeyHash) -> Result<Option<KeyRecord>, NotFound> {
         let (answer, found) = oneshot::channel();
         let asked = self.asks.try_send(Ask { hash, answer });
@@ -65,7 +66,7 @@ impl SuspectLookups {
         found.await.map_err(|_| NotFound::Away)
     }
 
-    /// Looks up all that wait. When Postgres does not answer, they get [`NotFound::Away`].
+    /// Looks up all that wait. If Postgres does not answer, they get [`NotFound::Away`].
     async fn answer(store: &Store, asks: Vec<Ask>) {
         let hashes: Vec<KeyHash> = asks.iter().map(|ask| ask.hash).collect();
         let found: HashMap<KeyHash, KeyRecord> = match store.keys().find_many(&hashes).await {
@@ -76,7 +77,7 @@ impl SuspectLookups {
             }
         };
         for ask in asks {
-            // Who asked may have left.
+            // Whoever asked may be gone.
             let _ = ask.answer.send(found.get(&ask.hash).cloned());
         }
     }
@@ -89,7 +90,7 @@ impl SuspectLookups {
         let mut asks = Vec::new();
         while waiting.recv_many(&mut asks, WAITING).await > 0 {
             ticks.tick().await;
-            // Those that came meanwhile go with them.
+            // Those that arrived meanwhile go with them.
             while asks.len() < WAITING
                 && let Ok(ask) = waiting.try_recv()
             {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::limits::network;
 
-/// Counts connections of each address; of an IPv6 address those of its /64.
+/// Counts connections per address; for an IPv6 address, per /64.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses {
     most: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Place {
 // === impl Addresses ===
 
 impl Addresses {
-    /// At most so many of each.
+    /// At most `most` of each.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -33,7 +33,7 @@ impl Addresses {
         }
     }
 
-    /// A place for one more; `None` when the address has as many as it may.
+    /// A place for one more; `None` if the address has as many as it may.
     pub(super) fn take(&self, address: IpAddr) -> Option<Place> {
         let network = network(address);
         let mut open = self.open.lock();

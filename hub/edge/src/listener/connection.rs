@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its end: who it comes from, TLS, HTTP/1.1 or HTTP/2.
+//! One connection, from its first byte to its end: where it comes from, TLS, HTTP/1.1 or HTTP/2.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -37,17 +37,17 @@ use crate::metrics::Limit;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 64;
 
-/// An HTTP/2 connection on which no request begins for so long is asked to go; what runs on it is finished, and then it
-/// has `server.write-timeout` to go.
+/// An HTTP/2 connection on which no request begins for this long is asked to close; its running requests finish, and
+/// then it has `server.write-timeout` to go.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// An HTTP/2 client is pinged this often, and is dead when it does not answer for as long.
+/// How often an HTTP/2 client is pinged, and how long it may take to answer before it counts as dead.
 const PING: Duration = Duration::from_secs(20);
 
-/// What an answer waits with for an HTTP/2 client that does not take it, in bytes for each request.
+/// How much of an answer may wait for an HTTP/2 client that does not read it, in bytes per request.
 const WAITING: usize = 64 * 1024;
 
-/// What an HTTP/2 client may send of one body before it is read, and of all bodies on a connection, in bytes.
+/// How much an HTTP/2 client may send of one body before it is read, and of all bodies on a connection, in bytes.
 const BODY_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * BODY_WINDOW;
 
@@ -60,15 +60,15 @@ pub(super) struct Connection {
     pub(super) place: Option<Place>,
 }
 
-/// A connection of which it is known who speaks what on it.
+/// A connection whose client and protocol are known.
 struct Opened {
     serving: Arc<Serving>,
     peer: Peer,
 }
 
-/// What a connection has come to by itself.
+/// How a connection comes to its end by itself.
 enum End {
-    /// It is asked to go.
+    /// It is asked to close.
     Idle,
     /// It is cut.
     Stuck,
@@ -107,13 +107,13 @@ impl Connection {
         }
     }
 
-    /// The stream, and whether it speaks HTTP/2; `None` for one that is refused.
+    /// The stream, and whether it speaks HTTP/2; `None` if the connection is refused.
     async fn open(&mut self, stream: TcpStream) -> std::io::Result<Option<(Stream, bool)>> {
         stream.set_nodelay(true)?;
         let mut raw = Raw::new(stream);
         self.find_client(&mut raw).await?;
         if !self.take_place() {
-            // A plain answer would tell a TLS client that there is no TLS here: it is closed without an answer.
+            // A plain answer would tell a TLS client that there is no TLS here, so it is closed without one.
             if self.serving.tls.is_none() {
                 refuse(raw, Refusal::Address).await;
             }
@@ -131,7 +131,7 @@ impl Connection {
         Ok(Some((Stream::tls(Box::new(stream), write_timeout), http2)))
     }
 
-    /// Reads the header of the PROXY protocol that a trusted proxy must send where it is set.
+    /// Reads the header of the PROXY protocol, which a trusted proxy must send if that is set.
     async fn find_client(&mut self, raw: &mut Raw) -> std::io::Result<()> {
         let server = &self.serving.server;
         let is_proxied = server.client_address == ClientAddress::ProxyProtocol;
@@ -218,8 +218,8 @@ impl Opened {
             .await;
     }
 
-    /// Serves until the connection ends, comes to its end by itself, or the hub drains; one that was asked to go is cut
-    /// when it is `late`.
+    /// Serves until the connection ends, comes to its end by itself, or the hub drains; one that was asked to close is
+    /// cut when it is `late`.
     async fn drive<C>(
         &self,
         connection: C,
@@ -270,7 +270,7 @@ async fn idle(requests: &AtomicU64) {
     }
 }
 
-/// Whether the client speaks HTTP/2 from its first byte: its preface begins like no method of HTTP/1.1.
+/// Whether the client speaks HTTP/2 from its first byte: no method of HTTP/1.1 begins like its preface.
 async fn begins_http2(raw: &mut Raw) -> std::io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2";
     loop {
@@ -288,7 +288,7 @@ async fn begins_http2(raw: &mut Raw) -> std::io::Result<bool> {
     }
 }
 
-/// The handshake; a client that speaks plain HTTP gets an answer that says so.
+/// Does the handshake; a client that speaks plain HTTP gets an answer that says so.
 async fn secure(tls: &tls::Acceptor, mut raw: Raw) -> std::io::Result<Option<TlsStream<Raw>>> {
     if raw.ahead().is_empty() {
         raw.look().await?;

@@ -1,13 +1,13 @@
-//! Answers over HTTP/2, piece by piece: who takes nothing of one loses it.
+//! Answers over HTTP/2, piece by piece: a client that stops reading an answer loses it.
 //!
-//! Flow control lets a client close the window of each answer and keep its connection alive with pings: no write to its
-//! socket ever stalls. So each answer is watched by itself.
+//! Flow control lets a client close the window of each answer and keep its connection alive with pings, so that no
+//! write to its socket ever stalls. Each answer is therefore watched separately.
 //!
 //! Invariants
-//! - An answer of which a piece waits, and none is taken for `server.write-timeout`, is reset: what it made the hub keep
-//!   goes. The pieces are small, so that a slow client differs from one that takes nothing.
-//! - The end of an answer of several pieces is not sent before they are taken: until then it can be reset. Of one that is
-//!   a single piece the end goes with it, and where that waits too long the connection is cut.
+//! - An answer of which a piece waits, while none is taken for `server.write-timeout`, is reset, which frees what it
+//!   made the hub keep. The pieces are small, to tell a slow client from one that takes nothing.
+//! - The end of an answer of several pieces is not sent before they are taken: until then it can be reset. An answer of
+//!   a single piece is sent together with its end; if that waits too long, the connection is cut.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Bytes that are handed to the connection at once: the largest frame that every client takes.
+/// How many bytes are handed to the connection at once: the largest frame that every client accepts.
 const PIECE: usize = 16 * 1024;
 
 tokio::task_local! {
@@ -32,7 +32,7 @@ tokio::task_local! {
     static PROGRESS: Arc<Progress>;
 }
 
-/// Runs what HTTP/2 runs beside a connection, where the drain waits for it; each request is such a task.
+/// Runs the tasks that HTTP/2 runs next to a connection, where the drain waits for them; each request is such a task.
 #[derive(Clone, Debug)]
 pub(super) struct Requests {
     tasks: TaskTracker,
@@ -42,20 +42,20 @@ pub(super) struct Requests {
     cut: CancellationToken,
 }
 
-/// What of an answer waits to be written.
+/// The part of an answer that waits to be written.
 #[derive(Debug)]
 struct Progress {
     state: Mutex<State>,
-    /// The first piece waits, or none does.
+    /// Notified when the first piece begins to wait, or none waits any more.
     changed: Notify,
-    /// Whoever waits to send the end.
+    /// The task that waits to send the end.
     end: AtomicWaker,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct State {
     waiting: usize,
-    /// When a piece was taken last, or the first one began to wait.
+    /// When a piece was last taken, or the first one began to wait.
     since: Instant,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Paced {
     progress: Arc<Progress>,
 }
 
-/// Bytes that wait until they are dropped.
+/// Bytes that count as waiting until they are dropped.
 struct Piece {
     bytes: Bytes,
     progress: Arc<Progress>,
@@ -77,7 +77,7 @@ struct Piece {
 // === impl Requests ===
 
 impl Requests {
-    /// Those of one connection; `limit` is how long an answer may wait.
+    /// The requests of one connection; `limit` is how long an answer may wait.
     pub(super) fn new(tasks: TaskTracker, limit: Duration) -> Self {
         Self {
             tasks,
@@ -92,8 +92,8 @@ impl Requests {
         self.cut.cancelled().await;
     }
 
-    /// Resolves when the connection, which was asked to go, must be cut: it has had the time to go since its last
-    /// request ended.
+    /// Resolves when the connection, which was asked to close, must be cut: it has had its time since the last request
+    /// ended.
     pub(super) async fn late(&self) {
         self.open.close();
         tokio::select! {
@@ -112,7 +112,7 @@ impl Requests {
             biased;
             () = &mut request => {}
             () = progress.stalled(self.limit) => {
-                // Dropped, it is reset.
+                // When dropped, it is reset.
                 tracing::debug!("an answer was reset: the client took nothing of it for `server.write-timeout`");
                 return;
             }
@@ -171,7 +171,7 @@ impl Progress {
         *self.state.lock()
     }
 
-    /// Resolves when a piece waits and none was taken for so long.
+    /// Resolves when a piece waits and none has been taken for `limit`.
     async fn stalled(&self, limit: Duration) {
         loop {
             let State { waiting, since } = self.state();
@@ -185,7 +185,7 @@ impl Progress {
         }
     }
 
-    /// Whether everything is taken, without one that waits for so long.
+    /// Waits until every piece is taken; false if one waits for `limit`.
     async fn is_taken(&self, limit: Duration) -> bool {
         loop {
             let State { waiting, since } = self.state();

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::addresses::Place;
 
-/// The right to have a socket open; clones are of one socket.
+/// The right to have a socket open; clones belong to the same socket.
 pub type Permit = Arc<SocketPermit>;
 
 /// What a socket counts against.
@@ -22,14 +22,14 @@ pub struct SocketPermit {
 pub struct Peer {
     /// Its address, or the one that a trusted proxy gives by the PROXY protocol.
     pub address: IpAddr,
-    /// To be kept for as long as the socket is open.
+    /// Must be kept for as long as the socket is open.
     pub permit: Permit,
 }
 
 // === impl SocketPermit ===
 
 impl SocketPermit {
-    /// A socket that takes one of the hub's connections, and one of its address's where these are bounded.
+    /// A socket that takes one of the hub's connections, and one of its address's if these are bounded.
     pub(super) fn new(permit: OwnedSemaphorePermit, place: Option<Place>) -> Self {
         Self {
             _permit: permit,

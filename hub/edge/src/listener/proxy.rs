@@ -1,23 +1,23 @@
-//! The header of the PROXY protocol, versions 1 and 2: which client a proxy passes on; pure.
+//! The header of the PROXY protocol, versions 1 and 2, in which a proxy names its client; pure.
 //!
-//! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. No library: the one that is kept for it brings a second
-//! `thiserror` (docs/decisions/0017).
+//! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. No library is used: the one that is maintained would
+//! bring in a second `thiserror` (docs/decisions/0017).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What version 2 begins with.
+/// Version 2 begins with this.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What version 1 begins with.
+/// Version 1 begins with this.
 const WORD: &[u8; 6] = b"PROXY ";
 
-/// Longest line of version 1, with its end.
+/// The longest line of version 1, including its end.
 const LINE_LIMIT: usize = 107;
 
-/// Longest version 2 that is read, addresses and extensions.
+/// The longest block of version 2 that is read: addresses and extensions.
 const BLOCK_LIMIT: usize = 4096;
 
-/// A header, as far as it has come.
+/// As much of a header as has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
     /// More bytes are needed.
@@ -26,12 +26,12 @@ pub(super) enum Header {
     Whole {
         /// Its length in bytes.
         length: usize,
-        /// The client; `None` where the proxy speaks for itself (a health check) or does not know.
+        /// The client; `None` if the proxy speaks for itself (a health check) or does not know.
         client: Option<IpAddr>,
     },
 }
 
-/// The bytes are no such header.
+/// The bytes are not such a header.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no header of the PROXY protocol: {0}")]
 pub(super) struct NoHeader(&'static str);
@@ -39,7 +39,7 @@ pub(super) struct NoHeader(&'static str);
 /// Reads the header at the beginning of a connection.
 ///
 /// # Errors
-/// [`NoHeader`]: whatever follows, it will never be one.
+/// [`NoHeader`]: whatever follows, it can never become one.
 pub(super) fn read(bytes: &[u8]) -> Result<Header, NoHeader> {
     let begins = |with: &[u8]| bytes.starts_with(with) || with.starts_with(bytes);
     if begins(SIGNATURE) {
@@ -91,7 +91,7 @@ fn version_2(bytes: &[u8]) -> Result<Header, NoHeader> {
     let client = match (version_and_command & 0xF, family >> 4) {
         (1, 1) => Some(IpAddr::V4(Ipv4Addr::from(first::<4>(block, 12)?))),
         (1, 2) => Some(IpAddr::V6(Ipv6Addr::from(first::<16>(block, 36)?))),
-        // The proxy itself, or a client that has no address of these kinds.
+        // The proxy itself, or a client without an address of these kinds.
         (0 | 1, _) => None,
         _ => return Err(NoHeader("its command is not known")),
     };
@@ -101,7 +101,7 @@ fn version_2(bytes: &[u8]) -> Result<Header, NoHeader> {
     })
 }
 
-/// The first bytes of a block that must have a length.
+/// The first bytes of a block that must have at least `least`.
 fn first<const N: usize>(block: &[u8], least: usize) -> Result<[u8; N], NoHeader> {
     block
         .get(..least)

@@ -1,4 +1,4 @@
-//! A TCP socket of which some bytes were read ahead, to see what its client speaks.
+//! A TCP socket from which some bytes were read ahead, to see what its client speaks.
 
 use std::io;
 use std::pin::Pin;
@@ -8,10 +8,10 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes that are looked at before anything else reads.
+/// How many bytes are looked at before anything else reads.
 const AHEAD: usize = 512;
 
-/// The socket; what was read ahead is read first.
+/// The socket; bytes that were read ahead are returned first.
 #[derive(Debug)]
 pub(crate) struct Raw {
     socket: TcpStream,
@@ -33,7 +33,7 @@ impl Raw {
         &self.ahead
     }
 
-    /// Reads more ahead; dropping it loses nothing.
+    /// Reads more ahead; dropping the future loses nothing.
     ///
     /// # Errors
     /// The socket failed, or its client is gone.
@@ -45,7 +45,7 @@ impl Raw {
         Ok(())
     }
 
-    /// Takes bytes away that were read ahead.
+    /// Removes bytes that were read ahead.
     pub(super) fn skip(&mut self, count: usize) {
         self.ahead.advance(count);
     }
@@ -60,7 +60,7 @@ impl AsyncRead for Raw {
         buffer.put_slice(&self.ahead[..count]);
         self.ahead.advance(count);
         if self.ahead.is_empty() {
-            // Its memory goes: a connection may live for days.
+            // Its memory is freed, since a connection may live for days.
             self.ahead = BytesMut::new();
         }
         Poll::Ready(Ok(()))

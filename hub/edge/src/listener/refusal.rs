@@ -1,5 +1,5 @@
-//! Answers that no handler gives: to connections over a limit, to plain HTTP where TLS is spoken, and to what hyper
-//! cannot read.
+//! Answers that no handler gives: to connections over a limit, to plain HTTP on a TLS port, and to what hyper cannot
+//! read.
 
 use std::io::IoSlice;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::error::PROBLEM_JSON;
 /// Longest header of a request, and longest target, in bytes.
 pub(super) const HEADER_LIMIT: usize = 16 * 1024;
 
-/// Time for a client that is not served to read why.
+/// Time for a client that is refused to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a connection is not served.
@@ -25,7 +25,7 @@ pub(super) enum Refusal {
     Full,
     /// The address has as many as it may.
     Address,
-    /// The client speaks plain HTTP to a port of TLS.
+    /// The client speaks plain HTTP to a TLS port.
     Plain,
 }
 
@@ -66,8 +66,8 @@ impl Refusal {
     }
 }
 
-/// Answers a client that is not served. Its request is read, before and after: a close with unread bytes would lose
-/// the answer.
+/// Answers a client that is not served. Its request is read, before and after: closing with unread bytes would lose the
+/// answer.
 pub(super) async fn refuse(mut stream: Raw, refusal: Refusal) {
     let exchange = async {
         let mut request = [0; 4096];
@@ -82,9 +82,9 @@ pub(super) async fn refuse(mut stream: Raw, refusal: Refusal) {
     }
 }
 
-/// Hyper's own refusal at the end of what is to be written: it closes the connection, so nothing follows it. An answer
-/// of ours has a request id and nearly always a body; JSON and server-sent events hold no bare line breaks that could
-/// be taken for it.
+/// Finds hyper's own refusal at the end of what is to be written. It closes the connection, so nothing follows it.
+/// Answers of ours have a request id and nearly always a body; JSON and server-sent events contain no bare line breaks
+/// that could be mistaken for it.
 pub(super) fn find<'a>(slices: &'a [IoSlice<'_>]) -> Option<Own<'a>> {
     let last = slices.iter().rposition(|slice| !slice.is_empty())?;
     let bytes: &[u8] = &slices[last];
@@ -118,8 +118,8 @@ pub(super) fn up_to<'a>(slices: &'a [IoSlice<'_>], mut count: usize) -> Vec<IoSl
     first
 }
 
-/// The refusal with a body that says what is wrong; `one_line` when the header's last line is as long as all of it may
-/// be: then it is the first one, with the target.
+/// The refusal with a body that says what is wrong. `one_line` says that the header's last line alone reached the
+/// limit: then it is the first line, with the target.
 pub(super) fn document(head: &[u8], one_line: bool) -> Vec<u8> {
     let head = String::from_utf8_lossy(head);
     let (status, detail) = match head.get(9..12) {

@@ -1,10 +1,9 @@
-//! A client's socket, with or without TLS: what all that is read and written passes.
+//! A client's socket, with or without TLS; everything that is read and written passes through it.
 //!
 //! Invariants
-//! - While it serves HTTP, a client that takes nothing of what is written for `server.write-timeout` is an error, so
-//!   that nobody holds a place by not reading. A WebSocket has timers of its own.
-//! - What hyper answers by itself, with an empty body, to a request that it cannot read leaves here as a problem
-//!   document.
+//! - While it serves HTTP, a client that takes none of what is written for `server.write-timeout` causes an error, so
+//!   that nobody occupies a place by not reading. A WebSocket has timers of its own.
+//! - When hyper itself answers a request that it cannot read, with an empty body, a problem document is sent instead.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -33,13 +32,13 @@ enum Io {
     Tls(Box<TlsStream<Raw>>),
 }
 
-/// What matters while it is HTTP.
+/// State that is needed only while it speaks HTTP.
 #[derive(Debug)]
 struct Http {
     write_timeout: Duration,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Whether answers are text that may be looked at: HTTP/1.
+    /// Whether answers are text that can be searched: HTTP/1.
     text: bool,
     /// Bytes that were read since the last line break, up to the limit of a header.
     line: usize,
@@ -79,7 +78,7 @@ impl Stream {
         self
     }
 
-    /// From here on it is no longer HTTP: its memory and its timer go.
+    /// From here on it no longer speaks HTTP: the memory and the timer for that are freed.
     pub fn upgraded(mut self) -> Self {
         self.http = None;
         self
@@ -107,7 +106,7 @@ impl Io {
 // === impl Http ===
 
 impl Http {
-    /// Passes on what came of a write; too long without progress is an error.
+    /// Passes on the result of a write; too long without progress is an error.
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
@@ -122,14 +121,14 @@ impl Http {
         )))
     }
 
-    /// Writes, and puts a problem document in the place of a refusal of hyper's.
+    /// Writes, replacing a refusal of hyper's with a problem document.
     fn write(&mut self, io: &mut Io, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         ready!(self.write_refusal(io, cx))?;
         let Some(own) = self.text.then(|| refusal::find(slices)).flatten() else {
             return io.write(cx, slices);
         };
         if own.before > 0 {
-            // First what stands before it, which is an answer to an earlier request.
+            // First what precedes it: the answer to an earlier request.
             return io.write(cx, &refusal::up_to(slices, own.before));
         }
         self.refusal = refusal::document(own.head, self.line >= HEADER_LIMIT);

@@ -1,4 +1,4 @@
-//! TLS on the main listener, when a certificate is given.
+//! TLS on the main listener, if a certificate is given.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-/// Makes TLS of accepted sockets.
+/// Accepts TLS on sockets.
 pub type Acceptor = TlsAcceptor;
 
 /// Why the certificate cannot be used; names the setting.
@@ -25,7 +25,7 @@ pub enum TlsError {
         /// What is wrong.
         message: String,
     },
-    /// Certificate and key do not fit.
+    /// Certificate and key do not belong together.
     #[error("`server.tls.cert-file` and `server.tls.key-file` cannot be used together")]
     Pair(#[source] rustls::Error),
 }

@@ -1,4 +1,4 @@
-//! Tests of what the table keeps of subscriptions while the link is down.
+//! What the table keeps of subscriptions while the link is down.
 
 use std::time::Duration;
 

@@ -10,18 +10,18 @@ use alkhub_queue::{Limits, Queue, Waiter, Weigh};
 use super::item::{Item, Loss, Pushed, Reason};
 use crate::publication::Publication;
 
-/// While too many events wait on the hub, a reader that lags behind keeps so many bytes.
+/// While too many events wait on the hub, a reader that lags behind keeps this many bytes.
 pub(super) const PRESSED_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    /// Losses that lie before everything in `queue`.
+    /// Losses that come before everything in `queue`.
     lost: BTreeMap<TopicFilter, Loss>,
-    /// Of its slots, events count.
+    /// Only events count among its slots.
     queue: Queue<Slot>,
     /// Number of the slot at the front; slots are numbered in the order of pushing.
     front: u64,
-    /// Gaps in `queue` that no event of their topic has followed, by the number of their slot.
+    /// Gaps in `queue` that no event of their topic has followed yet, by the number of their slot.
     open: OpenGaps,
 }
 
@@ -63,7 +63,7 @@ impl Contents {
         (pushed, waiter)
     }
 
-    /// The reader, when it will see one gap more.
+    /// Adds a gap; returns the reader if it will see one more gap.
     pub(super) fn push_gap(&mut self, filter: &TopicFilter, loss: Loss) -> Option<Waiter> {
         if self.queue.has_ended() {
             return None;
@@ -113,12 +113,12 @@ impl Contents {
         self.queue.counted()
     }
 
-    /// Nothing goes in any more.
+    /// Accepts nothing more.
     pub(super) fn close(&mut self) -> Waiter {
         self.queue.end()
     }
 
-    /// Nothing goes in any more, and what waits is dropped.
+    /// Accepts nothing more, and drops what waits.
     pub(super) fn end(&mut self) -> Waiter {
         self.lost.clear();
         self.open = OpenGaps::default();
@@ -126,7 +126,7 @@ impl Contents {
         self.queue.end()
     }
 
-    /// Turns the slot that was the oldest into a loss.
+    /// Turns the oldest slot into a loss.
     fn lose(&mut self, oldest: Slot, pushed: &mut Pushed) {
         self.left(&oldest);
         let (filter, loss, was_gap) = match oldest {
@@ -149,7 +149,7 @@ impl Contents {
         }
     }
 
-    /// The slot has left the front of the queue.
+    /// Notes that the slot has left the front of the queue.
     fn left(&mut self, slot: &Slot) {
         if let Slot::Gap { filter, .. } = slot {
             self.open.forget(filter, self.front);
@@ -191,7 +191,7 @@ impl OpenGaps {
         };
     }
 
-    /// An event of the topic goes in: a later gap is another gap.
+    /// Notes that an event of the topic was added: a later gap is a new gap.
     fn close(&mut self, topic: &Topic) {
         if !self.topics.is_empty() {
             self.topics.remove(topic);
@@ -201,7 +201,7 @@ impl OpenGaps {
         }
     }
 
-    /// The slot leaves the queue.
+    /// Notes that the slot leaves the queue.
     fn forget(&mut self, filter: &TopicFilter, number: u64) {
         if self.get(filter) == Some(number) {
             match filter {
@@ -212,7 +212,7 @@ impl OpenGaps {
     }
 }
 
-/// What may wait while the events of all readers together are over `events.waiting-bytes`.
+/// The limits while the events of all readers together exceed `events.waiting-bytes`.
 fn pressed(limits: Limits) -> Limits {
     Limits {
         bytes: limits.bytes.min(PRESSED_BYTES),
@@ -220,7 +220,7 @@ fn pressed(limits: Limits) -> Limits {
     }
 }
 
-/// The filter by which a subscriber was reached.
+/// The filter through which a subscriber was reached.
 fn filter_of(topic: &Topic, any: bool) -> TopicFilter {
     if any {
         TopicFilter::AllOf(topic.event_type().into())

@@ -16,14 +16,14 @@ pub enum Item {
     Gap(Gap),
 }
 
-/// Why events are missing: the closed set behind [`Gap::reason`] and the label of the metric.
+/// Why events are missing: the closed set behind [`Gap::reason`] and the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// The reader was too slow.
     Overflow,
     /// The link to Redis was away.
     Reconnected,
-    /// A message on the channel was no envelope.
+    /// A message on the channel was not an envelope.
     Malformed,
 }
 
@@ -31,18 +31,18 @@ pub(crate) enum Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
     pub(crate) reason: Reason,
-    /// `None`: nobody knows how many.
+    /// `None`: unknown how many.
     pub(crate) missed: Option<u64>,
 }
 
-/// What became of one push.
+/// The result of one push.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pushed {
     /// Whether it waits for the reader now.
     pub(crate) queued: bool,
     /// Events that were dropped, this one or older ones.
     pub(crate) dropped: usize,
-    /// Gaps that the reader will see because of that, beyond those that it would have seen.
+    /// How many additional gaps the reader will see because of it.
     pub(crate) gaps: usize,
 }
 

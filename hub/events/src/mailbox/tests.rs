@@ -1,4 +1,4 @@
-//! Tests of the mailbox: bounds, gaps in their place, waking, and a model that nothing is lost in silence.
+//! Tests of the mailbox: bounds, gaps in their place, waking, and a model check that nothing is lost in silence.
 
 use std::sync::atomic::AtomicUsize;
 use std::task::{Wake, Waker};
@@ -40,7 +40,7 @@ fn push_gap(mailbox: &Mailbox, topic: &str, missed: Option<u64>) -> usize {
     )
 }
 
-/// The number that [`event`] was made of.
+/// The number from which [`event`] made it.
 fn value(event: &Publication) -> u64 {
     let envelope = Envelope::decode(event.text()).expect("an envelope");
     envelope.payload.expect("a payload").to().expect("a number")
@@ -287,8 +287,8 @@ proptest! {
     }
 }
 
-/// Between two events that were read lies a gap exactly when events or gaps were pushed between them, and the gaps
-/// tell how many are missing.
+/// There must be a gap between two events that were read exactly if events or gaps were pushed between them, and the
+/// gaps must tell how many are missing.
 fn check(filter: &str, sent: &[Sent], read: &[Item]) -> Result<(), TestCaseError> {
     let topic = filter.replace('*', "9");
     let mut sent = sent.iter();
@@ -307,7 +307,7 @@ fn check(filter: &str, sent: &[Sent], read: &[Item]) -> Result<(), TestCaseError
     compare(&skipped(&mut sent, None)?, &told)
 }
 
-/// What was pushed before an event, or before the end; `None` in it: nobody knows how many.
+/// What was pushed before an event, or before the end; `None` stands for an unknown number.
 fn skipped(sent: &mut std::slice::Iter<'_, Sent>, until: Option<u64>) -> Result<Vec<Option<u64>>, TestCaseError> {
     let mut skipped = Vec::new();
     for item in sent.by_ref() {

@@ -79,7 +79,7 @@ fn a_gap_is_due_once_after_an_incarnation_that_had_confirmed() {
 
     assert_eq!(table.begin().len(), 2);
     assert_eq!(table.incarnation(&confirmed), Some(0));
-    // An incarnation that ends before it confirmed anything takes nothing away.
+    // An incarnation that ends before it has confirmed anything takes nothing away.
     table.begin();
 
     assert!(table.resumed(&waiting).is_none());

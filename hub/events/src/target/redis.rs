@@ -1,10 +1,10 @@
-//! Events through Redis: how one is written into its channel, and what becomes of one that comes from there.
+//! Events through Redis: how an event is written to its channel, and what happens to one that comes from there.
 //!
 //! While the link is down, publishing and subscribing fail at once; both can be tried again.
 //!
 //! Invariants
-//! - What this hub published is not taken again when it comes back: its subscribers had it at once.
-//! - A message that is no envelope costs its subscribers that message and a gap, and nobody anything else.
+//! - An event that this hub published is dropped when it comes back: the hub's subscribers had it at once.
+//! - A message that is not an envelope costs its subscribers that message and a gap, and has no other effect.
 
 use std::sync::Arc;
 
@@ -19,26 +19,26 @@ use crate::metrics::Metrics;
 use crate::publication::Publication;
 use crate::table::{Readers, Table};
 
-/// Bridges that an event may have passed.
+/// How many bridges an event may have passed.
 const HOP_LIMIT: u8 = 8;
 
-/// Takes events to the other processes of the prefix.
+/// Carries events to the other processes of the prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Outlet {
     redis: Redis,
     header: Arc<TransportHeader>,
 }
 
-/// Takes in what other processes published.
+/// Receives what other processes published.
 #[derive(Debug)]
 pub(crate) struct Intake {
     table: Arc<Table>,
     metrics: Metrics,
-    /// How an event of this hub ends when it comes back.
+    /// The last bytes of an event of this hub, by which it is recognized when it comes back.
     own_tail: Bytes,
 }
 
-/// What a hub writes into its events beside the envelope.
+/// What a hub adds to its events besides the envelope.
 fn header(hub: &HubId) -> TransportHeader {
     TransportHeader {
         node: hub.as_str().to_owned(),
@@ -62,7 +62,7 @@ impl Outlet {
         Ok(())
     }
 
-    /// Takes an event to the other processes of the prefix and waits until Redis has it.
+    /// Carries an event to the other processes of the prefix and waits until Redis has it.
     pub(crate) async fn carry(&self, topic: &Topic, payload: Option<&RawJson>) -> Result<(), PublishError> {
         let message = encode(topic.event_type(), topic.id(), payload, Some(&self.header));
         Ok(self.redis.publish_event(topic, message).await?)
@@ -100,7 +100,7 @@ impl Intake {
         };
         let gaps = match topic.parse() {
             Ok(topic) => readers.push_gap(&topic, loss),
-            // No valid id: only those who asked for all ids can have wanted it.
+            // The id is not valid, so only readers of all ids can have wanted it.
             Err(_) => readers.push_gap_of(&TopicFilter::AllOf(event_type.into()), loss),
         };
         self.metrics.gaps(Reason::Malformed, gaps);
@@ -120,7 +120,7 @@ impl TopicTable for Intake {
         self.table.mark(filter, incarnation);
     }
 
-    /// Whoever may have missed events since an earlier incarnation gets a gap.
+    /// Readers that may have missed events since an earlier incarnation get a gap.
     fn resumed(&self, filter: &TopicFilter) {
         if let Some(readers) = self.table.resumed(filter) {
             let loss = Loss {

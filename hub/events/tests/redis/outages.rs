@@ -23,9 +23,9 @@ struct Load {
 
 /// What was published.
 struct Published {
-    /// The number that comes next.
+    /// The next number.
     next: u64,
-    /// Topic and number of what the publisher got an error for: nobody has to see it.
+    /// Topic and number of each event for which the publisher got an error: nobody has to see it.
     refused: HashSet<(u64, u64)>,
 }
 
@@ -91,8 +91,8 @@ async fn subscribe_all(pod: &Pod, topics: u64) -> (Vec<Subscription>, Deliveries
     (subscriptions, deliveries)
 }
 
-/// Reads everything up to the last number of each topic. Fails when one that was confirmed to its publisher is missing
-/// without a gap before its successor. Gaps, and events that they covered.
+/// Reads everything up to the last number of each topic. Fails if an event that was confirmed to its publisher is
+/// missing without a gap before its successor. Returns the number of gaps, and of events that they covered.
 async fn audit(deliveries: &mut Deliveries, topics: u64, published: &Published) -> (u64, u64) {
     let mut expected: HashMap<String, u64> = (0..topics).map(|index| (format!("load:{index}"), 0)).collect();
     let mut gapped: HashMap<String, u64> = HashMap::new();
@@ -155,7 +155,7 @@ async fn a_redis_that_is_killed_under_load_loses_nothing_in_silence() {
         "{gaps} gaps covered {lost} events of {} rounds on {TOPICS} topics over 3 restarts",
         published.next
     );
-    // More often than Redis was killed when a busy machine lets a new link end at once: the link counts it.
+    // There may be more than Redis was killed if a busy machine makes a new link end at once: the link counts that.
     let reconnects = a.host.metric("alkhub_redis_reconnects_total");
     assert!(reconnects >= 3.0, "{reconnects}");
     assert!(gaps >= 3 * TOPICS, "every subscriber was told each time: {gaps}");
@@ -176,12 +176,12 @@ async fn a_connection_that_is_cut_by_redis_is_made_anew() {
             a.host.metric("alkhub_redis_reconnects_total"),
             b.host.metric("alkhub_redis_reconnects_total"),
         );
-        // The test's own connection is a normal one, and skips itself.
+        // The test's own connection is an ordinary one, and must spare itself.
         server
             .query::<i64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
             .await;
         until("both hubs connect anew", || async {
-            // A connection that nobody uses is found out by its next use.
+            // A connection that nobody uses is found dead by its next use.
             drop(a.bus.publish(&topic("other:1"), number(0)).await);
             let after = (
                 a.host.metric("alkhub_redis_reconnects_total"),

@@ -1,4 +1,4 @@
-//! How the connections of a Hub are spread over its pods, and what may be ordered of them.
+//! How the connections of a Hub are spread over its pods, and the orders that can be given about that.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use super::{InvalidField, PodReport};
 /// Longest time for which one request marks a hub as draining, in seconds.
 pub const DRAIN_SECONDS_LIMIT: u64 = 3_600;
 
-/// What a pod may hold of the mean of all, as a factor, before it gives connections away.
+/// How much a pod may hold, as a factor of the mean over all pods, before it gives connections away.
 pub const BALANCE_FACTOR: f64 = 1.10;
 
-/// Connections that a pod may hold beyond that, unless the hubs were told to rebalance.
+/// How many connections a pod may hold beyond that, unless the hubs were told to rebalance.
 pub const BALANCE_SLACK: u32 = 8;
 
 /// How long an order to rebalance holds, in seconds.
@@ -51,18 +51,18 @@ pub struct DrainPut {
 // === impl BalanceReport ===
 
 impl BalanceReport {
-    /// That of these pods; `None` where none stays.
+    /// The report on these pods; `None` if none stays.
     pub fn of(pods: &[PodReport]) -> Option<Self> {
         Self::of_counts(pods.iter().map(|pod| (pod.connections, !pod.draining)))
     }
 
-    /// That of pods with so many connections each, of which it is said whether they stay; `None` where none does.
+    /// The report on pods with these numbers of connections, each with whether the pod stays; `None` if none does.
     pub fn of_counts(pods: impl Iterator<Item = (u64, bool)> + Clone) -> Option<Self> {
         let staying = pods
             .clone()
             .filter_map(|(connections, stays)| stays.then_some(connections));
         let max = staying.clone().max()?;
-        // What a tenant's program reports may be any number.
+        // A tenant's program may report any number.
         let total = pods.fold(0, |total: u64, (connections, _)| total.saturating_add(connections));
         let mean = total as f64 / staying.count() as f64;
         let ratio = if total == 0 { 1.0 } else { max as f64 / mean };
@@ -74,14 +74,14 @@ impl BalanceReport {
         })
     }
 
-    /// Whether no pod holds more than what the hubs leave it when they were told to rebalance.
+    /// Whether no pod holds more than the hubs allow after an order to rebalance.
     pub fn is_even(&self) -> bool {
-        // The mean is a rounded one.
+        // The mean is rounded.
         self.max as f64 <= balance_goal(self.mean + 0.001, 0)
     }
 }
 
-/// The most connections that a pod keeps, by the mean of all.
+/// The most connections that a pod keeps, given the mean over all pods.
 pub fn balance_goal(mean: f64, slack: u32) -> f64 {
     (mean * BALANCE_FACTOR).ceil() + f64::from(slack)
 }
@@ -92,7 +92,7 @@ impl DrainPut {
     /// Checks what the schema says.
     ///
     /// # Errors
-    /// [`InvalidField`]: the first field that is wrong, with the cure.
+    /// [`InvalidField`]: the first field that is wrong, with the remedy.
     pub fn check(&self) -> Result<(), InvalidField> {
         let wrong = |field, rule| Err(InvalidField { field, rule });
         if !(1..=DRAIN_SECONDS_LIMIT).contains(&self.seconds) {
@@ -106,7 +106,7 @@ impl DrainPut {
     }
 }
 
-/// To a thousandth.
+/// Rounded to a thousandth.
 fn rounded(number: f64) -> f64 {
     (number * 1_000.0).round() / 1_000.0
 }

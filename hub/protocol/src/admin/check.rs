@@ -1,6 +1,7 @@
-//! What a declaration of a spoke and a request for a key may hold: one rule for the hub, the commands and the operator.
+//! What a declaration of a spoke and a request for a key may contain: one rule for the hub, the commands and the
+//! operator.
 //!
-//! The kind Spoke states the same bounds in its schema; a test of the operator compares them with these.
+//! The kind Spoke has the same bounds in its schema; a test of the operator compares the two.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -24,10 +25,10 @@ pub struct InvalidField {
 // === impl KeyCreate ===
 
 impl KeyCreate {
-    /// Checks what one type alone cannot show.
+    /// Checks what a single field's type cannot express.
     ///
     /// # Errors
-    /// [`InvalidField`]: the first field that is wrong, with the cure.
+    /// [`InvalidField`]: the first field that is wrong, with the remedy.
     pub fn check(&self) -> Result<(), InvalidField> {
         text("name", &self.name, KEY_NAME_LIMIT)?;
         scopes(&self.scopes, KEY_SCOPES)?;
@@ -50,10 +51,10 @@ impl KeyCreate {
 // === impl SpokePut ===
 
 impl SpokePut {
-    /// Checks what one type alone cannot show.
+    /// Checks what a single field's type cannot express.
     ///
     /// # Errors
-    /// [`InvalidField`]: the first field that is wrong, with the cure.
+    /// [`InvalidField`]: the first field that is wrong, with the remedy.
     pub fn check(&self) -> Result<(), InvalidField> {
         text("uid", &self.uid, UID_LIMIT)?;
         if self.overlap_seconds > SECONDS_LIMIT {
@@ -91,10 +92,10 @@ impl SpokePut {
 // === impl SpokePut, its key ===
 
 impl SpokePut {
-    /// Checks that a declaration without a key sets nothing of one: what waits for its key has not got it yet.
+    /// Checks that a declaration without a key sets nothing about a key: the declaration waits for its key.
     ///
     /// # Errors
-    /// [`InvalidField`]: the field that would do nothing.
+    /// [`InvalidField`]: the field that would have no effect.
     pub fn check_key(&self) -> Result<(), InvalidField> {
         const ALONE: &str = "says something of `key`, which is not there: give the key with it, or leave it out";
         if self.key.is_some() {
@@ -120,7 +121,7 @@ pub(super) fn labels_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Adds to the schema of a request for a key that the scope `spoke` needs a spoke.
+/// Adds the rule that the scope `spoke` needs a spoke to the schema of a request for a key.
 pub(super) fn scope_spoke_needs_a_spoke(schema: &mut Schema) {
     schema.insert(
         "anyOf".to_owned(),
@@ -132,7 +133,7 @@ pub(super) fn scope_spoke_needs_a_spoke(schema: &mut Schema) {
     );
 }
 
-/// Adds to the schema of a declaration that the settings of a key need the key.
+/// Adds the rule that settings of a key need the key to the schema of a declaration.
 pub(super) fn what_is_of_a_key_needs_one(schema: &mut Schema) {
     schema.insert(
         "anyOf".to_owned(),
@@ -172,7 +173,7 @@ fn scopes(scopes: &Scopes, limit: usize) -> Result<(), InvalidField> {
     scopes.check().or_else(|error| wrong("scopes", error.to_string()))
 }
 
-/// `namespace.operation`, `namespace.*` or `*`, and not of the hub's own namespace.
+/// Accepts `namespace.operation`, `namespace.*` or `*`, but not the hub's own namespace.
 fn operation(pattern: &str) -> Result<(), InvalidField> {
     let name = match pattern.strip_suffix(".*") {
         Some(namespace) => format!("{namespace}.x"),

@@ -1,16 +1,16 @@
-//! The digest of a declaration: by it an operator sees whether a hub still has what was declared.
+//! The digest of a declaration, by which an operator sees whether a hub still has what was declared.
 //!
 //! Invariants
-//! - It is made of the values, field by field, and not of a text: another order or another form of the same JSON
+//! - It is computed from the values, field by field, and not from a text: another order or form of the same JSON
 //!   changes nothing.
-//! - Its version is in front. Who does not know the version compares nothing: a hub of another minor version does not
-//!   get the same declaration again and again.
+//! - Its version comes first. A reader that does not know the version does not compare, so that a hub of another minor
+//!   version is not sent the same declaration again and again.
 
 use sha2::{Digest as _, Sha256};
 
 use super::SpokePut;
 
-/// What [`SpokePut::digest`] begins with.
+/// The prefix of a [`SpokePut::digest`].
 const VERSION: &str = "1:";
 
 // === impl SpokePut ===
@@ -44,8 +44,7 @@ impl SpokePut {
         format!("{VERSION}{}", hex::encode(&hash.finalize()[..16]))
     }
 
-    /// Whether a hub that reports this digest has this declaration; one of a version that is not known here is taken
-    /// to have it.
+    /// Whether a hub that reports this digest has this declaration; a digest of an unknown version is taken to match.
     pub fn agrees_with(&self, reported: &str) -> bool {
         !reported.starts_with(VERSION) || reported == self.digest()
     }

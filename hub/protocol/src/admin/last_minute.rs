@@ -1,4 +1,4 @@
-//! How it went on the hubs in the last minute: what a roll-out is judged by.
+//! What happened on the hubs in the last minute; roll-outs are judged by it.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A peer whose connection is lost is late when it is not back after this long.
+/// A peer whose connection is lost counts as late if it is not back after this long.
 pub const RETURN_LIMIT: Duration = Duration::from_secs(5);
 
 /// What has come to its end on one hub, or on several together, in the last minute.
@@ -29,7 +29,7 @@ pub struct LastMinute {
 impl Add for LastMinute {
     type Output = Self;
 
-    /// Both together.
+    /// The sum of both.
     fn add(self, other: Self) -> Self {
         self.each(other, u64::saturating_add)
     }
@@ -38,7 +38,7 @@ impl Add for LastMinute {
 impl Sub for LastMinute {
     type Output = Self;
 
-    /// What has come since, where both are totals.
+    /// The increase since `before`, if both are totals.
     fn sub(self, before: Self) -> Self {
         self.each(before, u64::saturating_sub)
     }

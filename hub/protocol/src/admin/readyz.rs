@@ -1,10 +1,10 @@
-//! How a hub is, and what it stands on: the body of `/readyz`, whose words the report of a hub has, too.
+//! The state of a hub and of what it depends on: the body of `/readyz`, whose words a hub's report uses too.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The body of a hub's `/readyz`. What a reader does not know is passed over, and what is not there says nothing.
+/// The body of a hub's `/readyz`. A reader ignores what it does not know, and an absent field says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Readyz {
@@ -16,7 +16,7 @@ pub struct Readyz {
     pub redis: ReadyCheck,
     /// The reservation of the channel prefix.
     pub prefix: ReadyCheck,
-    /// The loops that the process lives by.
+    /// The loops that the process depends on.
     pub loops: ReadyCheck,
 }
 
@@ -30,22 +30,22 @@ pub enum ReadyStatus {
     Degraded,
     /// It has not been ready yet.
     Starting,
-    /// It will not be ready until a person acts or the process starts again; or another Hub has its channel prefix, and
-    /// it is ready when that is free.
+    /// It will not be ready until a person acts or the process restarts; or another Hub has its channel prefix, and it
+    /// becomes ready when that is free.
     Failed,
-    /// It goes away.
+    /// It is going away.
     Draining,
-    /// Nothing was said, or something that a newer hub knows.
+    /// Nothing was said, or a word that only a newer hub knows.
     #[default]
     #[serde(other)]
     Other,
 }
 
-/// One part of a hub, or what it stands on.
+/// The state of one part of a hub, or of something that it depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReadyCheck {
-    /// In a word.
+    /// The state in a word.
     pub state: PartState,
     /// What is wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,13 +60,13 @@ pub enum PartState {
     Up,
     /// A link that does not.
     Down,
-    /// No link to Redis is asked for: events stay in the process.
+    /// No link to Redis is configured: events stay in the process.
     None,
     /// Postgres cannot be used until a person acts.
     Failed,
     /// The channel prefix is the Hub's own.
     Ours,
-    /// Whose the channel prefix is, is not known yet.
+    /// It is not known yet whose the channel prefix is.
     Unclaimed,
     /// The channel prefix is another Hub's.
     Taken,
@@ -74,7 +74,7 @@ pub enum PartState {
     Running,
     /// A loop is gone.
     Lost,
-    /// Nothing was said, or something that a newer hub knows.
+    /// Nothing was said, or a word that only a newer hub knows.
     #[default]
     #[serde(other)]
     Other,
@@ -83,7 +83,7 @@ pub enum PartState {
 // === impl ReadyStatus ===
 
 impl ReadyStatus {
-    /// Whether clients should come.
+    /// Whether clients should connect.
     pub fn is_ready(self) -> bool {
         matches!(self, Self::Ok | Self::Degraded)
     }
@@ -92,12 +92,12 @@ impl ReadyStatus {
 // === impl ReadyCheck ===
 
 impl ReadyCheck {
-    /// Nothing is wrong with it.
+    /// A state with nothing wrong.
     pub fn good(state: PartState) -> Self {
         Self { state, reason: None }
     }
 
-    /// Something is wrong with it.
+    /// A state with something wrong.
     pub fn bad(state: PartState, reason: String) -> Self {
         Self {
             state,

@@ -1,4 +1,4 @@
-//! Reads the payloads of frames: which call, which topic, and whether each part keeps its rule.
+//! Reads the payloads of frames: which call or topic it is about, and whether each part is valid.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ struct CallPayload<'a> {
     retry_after_ms: Option<Millis>,
 }
 
-/// Which spoke is wanted. Ignoring a selector would send the call to another one: what is not known here is refused.
+/// Which spoke is wanted. Ignoring an unknown selector would send the call to a different spoke, so it is refused.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "an object {\"spokeId\": \"name\"}")]
 struct Target {
@@ -65,7 +65,7 @@ struct Target {
     unknown: BTreeMap<String, IgnoredAny>,
 }
 
-/// A whole number of milliseconds; `1.5e12` is one too.
+/// A whole number of milliseconds; `1.5e12` also counts as one.
 #[derive(Clone, Copy)]
 struct Millis(u64);
 
@@ -96,7 +96,7 @@ impl Visitor<'_> for MillisVisitor {
     }
 }
 
-/// Beyond 2^53 a double names no single number.
+/// Beyond 2^53, a double does not identify a single whole number.
 const LAST_WHOLE: f64 = 9_007_199_254_740_992.0;
 
 /// The whole part of a number from 0 to [`LAST_WHOLE`].
@@ -104,8 +104,8 @@ fn whole(number: f64) -> Option<u64> {
     format!("{:.0}", number.trunc()).parse().ok()
 }
 
-/// Milliseconds as the origin's timers take them: any number, of which the whole part within 0 to 2^53 is meant. Its clocks
-/// have fractions, and its "never" is the largest number there is.
+/// Milliseconds as the origin's timers accept them: any number, whose whole part is clamped to 0 to 2^53. The origin's
+/// clocks have fractions, and its "never" is the largest number there is.
 #[derive(Clone, Copy)]
 struct AnyMillis(u64);
 
@@ -133,7 +133,7 @@ impl Visitor<'_> for AnyMillisVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
-        // Also `-0.0`, which is written with its sign.
+        // This includes `-0.0`, which is written with its sign.
         if number < 1.0 {
             return Ok(0);
         }
@@ -144,8 +144,8 @@ impl Visitor<'_> for AnyMillisVisitor {
 pub(super) fn call(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     let message = || envelope.kind.to_string();
     let payload = object(envelope)?.bytes();
-    // Each item of each stream passes here: it is an object, which was looked at, and has no struct inside but `Target`,
-    // which is read from an object only, for it keeps what it does not know.
+    // Every item of every stream passes through here: it is an object, as was checked, and contains no struct but
+    // `Target`, which is read from an object only, since it keeps what it does not know.
     let body: CallPayload<'_> = serde_json::from_slice(&payload).map_err(|source| ErrorKind::Payload {
         message: message(),
         source,
@@ -166,7 +166,7 @@ pub(super) fn call(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
         }
         kind::RESPONDED => Frame::Responded {
             request_id,
-            // Its limit is the hub's to check: what the hub wraps around an output comes on top.
+            // The hub checks its limit: what the hub wraps around an output is added to it.
             output: raw(body.output).unwrap_or_else(RawJson::null),
         },
         kind::COMPLETED => Frame::Completed { request_id },
@@ -182,7 +182,7 @@ pub(super) fn call(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
 fn object<'a>(envelope: &'a Borrowed<'_>) -> Result<&'a RawJson, ErrorKind> {
     match &envelope.payload {
         None => Err(ErrorKind::PayloadMissing(envelope.kind.to_string())),
-        // serde would read an array as the fields in their order.
+        // serde would read an array as the fields in order.
         Some(payload) if payload.as_bytes().first() != Some(&b'{') => {
             Err(ErrorKind::PayloadShape(envelope.kind.to_string()))
         }
@@ -217,7 +217,7 @@ fn requested(
         target: target.and_then(|target| target.spoke_id.clone()),
         traceparent: metadata.as_ref().and_then(Metadata::traceparent).map(str::to_owned),
         metadata: metadata.map(Box::new),
-        // What is no identity is none: nobody but a hub is believed.
+        // An invalid identity counts as none: nobody but a hub is believed.
         identity: body
             .identity
             .and_then(|raw| strict::from_str(raw.get()).ok())
@@ -247,8 +247,8 @@ fn failure(body: &CallPayload<'_>, details: Option<RawJson>) -> CallError {
     }
 }
 
-/// `hub.register`, or `hub.register.update`, as a message: the same as a call of the operation of that name with the payload as
-/// its input.
+/// `hub.register`, or `hub.register.update`, as a message: equivalent to a call of the operation of that name with the
+/// payload as its input.
 pub(super) fn register(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -264,7 +264,7 @@ pub(super) fn register(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     })?;
     let id = inner.request_id.as_deref().filter(|id| !id.is_empty());
     let id = id.unwrap_or(&envelope.id);
-    // One that names none has this for its request id.
+    // A message without an id uses its type as the request id.
     let request_id = if id.is_empty() { &envelope.kind } else { id }.parse()?;
     let operation = envelope.kind.parse().expect("a valid name");
     Ok(Frame::Requested(Requested {
@@ -314,7 +314,7 @@ pub(super) fn control(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     })
 }
 
-/// Most bytes that an answer to a `__ping` repeats: as many as a WebSocket's ping may have.
+/// How many bytes of a `__ping` its answer repeats at most: as many as a WebSocket ping may have.
 const ECHO_LIMIT: usize = 125;
 
 fn sign_of_life(envelope: &Borrowed<'_>) -> Result<Option<RawJson>, ErrorKind> {

@@ -1,7 +1,7 @@
 //! Writes frames: one function for each message.
 //!
-//! Payloads are copied as they are. The texts are pinned by golden tests: a change here is a change of the protocol
-//! and needs a decision record.
+//! Payloads are copied as they are. Golden tests pin the output: a change here is a change of the protocol and needs a
+//! decision record.
 
 use std::time::Duration;
 
@@ -13,30 +13,30 @@ use crate::call::{Identity, Metadata};
 use crate::envelope::{encode as envelope, push_string};
 use crate::{CallError, OperationName, RawJson, SpokeName, Topic, TopicFilter};
 
-/// What a `call.requested` carries besides its id, its operation and its input.
+/// What a `call.requested` has besides its id, its operation and its input.
 #[derive(Clone, Debug, Default)]
 pub struct RequestOptions<'a> {
     /// Time left; written as `timeoutMs` and, with `now_ms`, as the origin's absolute `deadline`.
     pub timeout: Option<Duration>,
-    /// For subscriptions: longest silence between items.
+    /// For subscriptions: the longest silence between items.
     pub idle_timeout: Option<Duration>,
-    /// The call in whose course this one is made.
+    /// The call during which this one is made.
     pub parent: Option<&'a str>,
-    /// W3C trace context; put into the metadata unless that has one of its own.
+    /// W3C trace context; put into the metadata unless these have one of their own.
     pub traceparent: Option<&'a str>,
     /// The caller's metadata.
     pub metadata: Option<&'a Metadata>,
     /// Who asks; only a hub sends it.
     pub identity: Option<&'a Identity>,
-    /// The spoke that shall answer; only a caller sends it.
+    /// The spoke that must answer; only a caller sends it.
     pub target: Option<&'a SpokeName>,
-    /// The operation as its spoke spells it, where that differs from its name.
+    /// The operation as its spoke spells it, if that differs from its name.
     pub spelled: Option<&'a str>,
     /// Milliseconds since the epoch, for `deadline`.
     pub now_ms: u64,
 }
 
-/// `call.requested`; to a spoke with its operation as the spoke itself spells it. Without an input it has no `input`.
+/// `call.requested`; to a spoke, with the operation as that spoke spells it. Without an input there is no `input`.
 pub fn call_requested(
     dialect: Dialect,
     request_id: &str,
@@ -88,7 +88,7 @@ fn push_metadata(out: &mut Vec<u8>, options: &RequestOptions<'_>) {
         return;
     }
     out.extend_from_slice(b",\"metadata\":");
-    // The members of the caller's own, without the brackets.
+    // The caller's own members, without the brackets.
     let members = own.map_or(&[][..], |own| &own[1..own.len() - 1]);
     let Some(traceparent) = traceparent else {
         return out.extend_from_slice(own.unwrap_or(b"{}"));
@@ -115,7 +115,7 @@ pub fn call_completed(dialect: Dialect, request_id: &str) -> Bytes {
     end(start(kind::COMPLETED, dialect, request_id, 0))
 }
 
-/// `call.aborted`: to a spoke, stop; to a caller, it was stopped. `reason` is one sentence.
+/// `call.aborted`: tells a spoke to stop, or a caller that the call was stopped. `reason` is one sentence.
 pub fn call_aborted(dialect: Dialect, request_id: &str, reason: Option<&str>) -> Bytes {
     let mut out = start(kind::ABORTED, dialect, request_id, 0);
     if let Some(reason) = reason {
@@ -151,12 +151,12 @@ pub fn gap(gap: &Gap) -> Bytes {
     envelope(kind::GAP, "", Some(&payload), None)
 }
 
-/// `__error`: a frame that belongs to no call was refused; `topic` names the subscription, where it was one.
+/// `__error`: a frame that belongs to no call was refused; `topic` names the subscription, if it was about one.
 pub fn refused(error: &CallError, topic: Option<&str>) -> Bytes {
     refusal(error, topic.map(|topic| ("topic", topic)))
 }
 
-/// `__error` about a message that named a call which it does not end: `requestId` says which.
+/// `__error` about a message that named a call without ending it: `requestId` says which.
 pub fn refused_of_call(error: &CallError, request_id: &str) -> Bytes {
     refusal(error, Some(("requestId", request_id)))
 }
@@ -181,12 +181,12 @@ pub fn migrate(migrate: &Migrate) -> Bytes {
     control(kind::MIGRATE, migrate)
 }
 
-/// `__ack`: so many messages of the session were received.
+/// `__ack`: this many messages of the session were received.
 pub fn ack(count: u64) -> Bytes {
     control(kind::ACK, &Ack { count })
 }
 
-/// `__hubs`: so many hubs take connections.
+/// `__hubs`: this many hubs take connections.
 pub fn hubs(count: u32) -> Bytes {
     control(kind::HUBS, &Hubs { count })
 }
@@ -196,7 +196,7 @@ pub fn ping() -> Bytes {
     envelope(kind::PING, "", None, None)
 }
 
-/// `__pong`, with what the `__ping` had.
+/// `__pong`, with the payload of the `__ping`.
 pub fn pong(payload: Option<&RawJson>) -> Bytes {
     envelope(kind::PONG, "", payload, None)
 }
@@ -207,7 +207,7 @@ fn control(kind: &str, payload: &impl serde::Serialize) -> Bytes {
 }
 
 fn refusal(error: &CallError, about: Option<(&str, &str)>) -> Bytes {
-    // Written once: details may hold numbers that no value of ours does.
+    // Serialized once: details may hold numbers that none of our types hold.
     #[derive(serde::Serialize)]
     struct Refusal<'a> {
         #[serde(flatten)]

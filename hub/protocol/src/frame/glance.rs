@@ -5,8 +5,8 @@
 //! `payload.id`); whether the rest is JSON does not matter here.
 //!
 //! Invariants
-//! - One pass, nothing recursive, nothing kept but these strings.
-//! - A field that is there twice with two values counts as absent: a guess could end another call.
+//! - There is one pass, without recursion, and nothing but these strings is kept.
+//! - A field that occurs twice with two values counts as absent: a wrong guess could end another call.
 
 use super::{Dialect, Named, kind, session};
 use crate::RequestId;
@@ -17,7 +17,7 @@ enum Field {
     #[default]
     Absent,
     Text(String),
-    /// No string, or two different ones.
+    /// Not a string, or two different ones.
     Unclear,
 }
 
@@ -26,7 +26,7 @@ struct Glance {
     kind: Field,
     id: Field,
     request_id: Field,
-    /// The payload, when it is a string.
+    /// The payload, if it is a string.
     payload: Field,
     topic: Field,
     topic_type: Field,
@@ -36,11 +36,11 @@ struct Glance {
 /// What a message is about.
 #[derive(Debug)]
 pub(super) struct About {
-    /// The call, when the message is one of the call protocol's and its id can be read.
+    /// The call, if the message belongs to the call protocol and its id can be read.
     pub(super) call: Option<Named>,
-    /// The topic of any other.
+    /// The topic, for any other message.
     pub(super) topic: Option<String>,
-    /// Whether it counts among the messages of a session: what cannot be told does.
+    /// Whether it counts among the messages of a session; if that cannot be told, it does.
     pub(super) counts: bool,
 }
 
@@ -92,7 +92,7 @@ impl Glance {
         })
     }
 
-    /// What a control message names in one of its three ways, or where an event would have gone.
+    /// The topic that a control message names in one of its three ways, or to which an event would have gone.
     fn topic(&self, kind: &str) -> Option<String> {
         if !kind.starts_with(kind::OF_CONTROL) {
             return Some(format!("{kind}:{}", self.id.text().unwrap_or_default()));
@@ -102,12 +102,12 @@ impl Glance {
     }
 }
 
-/// Where the scan is.
+/// The position of the scan.
 #[derive(Debug, Default)]
 struct Scan<'a> {
     glance: Glance,
     depth: usize,
-    /// The key of the object at depth 1 whose value is being read, and the same of `payload`.
+    /// The key whose value is being read in the object at depth 1, and the same in `payload`.
     keys: [Option<&'a [u8]>; 2],
     /// Whether a value, and not a key, comes next.
     in_value: bool,
@@ -127,7 +127,7 @@ fn glance(text: &[u8]) -> Glance {
     scan.glance
 }
 
-/// The place after the string that begins at `start`.
+/// The position after the string that begins at `start`.
 fn string_end(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(&byte) = text.get(at) {
@@ -166,12 +166,12 @@ impl<'a> Scan<'a> {
                 }
             }
             byte if byte.is_ascii_whitespace() => {}
-            // The first character of a number or a word stands for all of it.
+            // The first character of a number or a word stands for the whole of it.
             _ => self.value(None),
         }
     }
 
-    /// A value, or the start of one; a string as it stands in the text.
+    /// Notes a value, or the start of one; a string as it is written in the text.
     fn value(&mut self, string: Option<&[u8]>) {
         if !self.in_value {
             return;

@@ -1,9 +1,9 @@
-//! The types of frames, as the member `type` of an envelope has them. Anything else is the type of an event.
+//! The types of frames, as they appear in the member `type` of an envelope. Anything else is the type of an event.
 
-/// A call is asked for.
+/// Asks for a call.
 pub const REQUESTED: &str = "call.requested";
 
-/// A call is answered; of a subscription, with one item.
+/// Answers a call; for a subscription, with one item.
 pub const RESPONDED: &str = "call.responded";
 
 /// A subscription has ended.
@@ -15,28 +15,28 @@ pub const ABORTED: &str = "call.aborted";
 /// A call has failed.
 pub const FAILED: &str = "call.error";
 
-/// A spoke registers; also the operation by which it does, where it calls.
+/// Registers a spoke; also the name of the operation, for spokes that register by a call.
 pub const REGISTER: &str = "hub.register";
 
-/// A spoke offers something more, or no more; also the operation by which it says so, where it calls.
+/// Changes what a spoke offers; also the operation, for spokes that do so by a call.
 pub const REGISTER_UPDATE: &str = "hub.register.update";
 
-/// The same as the name of an operation, which has one dot.
+/// The same as an operation's name, which has exactly one dot.
 pub const REGISTER_UPDATE_NAME: &str = "hub.register__2Eupdate";
 
-/// A peer is asked to go on with its session on another hub.
+/// Asks a peer to move its session to another hub.
 pub const MIGRATE: &str = "hub.migrate";
 
-/// A topic is to be subscribed to.
+/// Asks to subscribe to a topic.
 pub const SUBSCRIBE: &str = "__subscribe";
 
-/// It is.
+/// Confirms a subscription.
 pub const SUBSCRIBED: &str = "__subscribed";
 
-/// A subscription is to end.
+/// Asks to end a subscription.
 pub const UNSUBSCRIBE: &str = "__unsubscribe";
 
-/// It has.
+/// Confirms the end of a subscription.
 pub const UNSUBSCRIBED: &str = "__unsubscribed";
 
 /// Events were lost.
@@ -57,17 +57,17 @@ pub const RESUME: &str = "__resume";
 /// How many messages have been received.
 pub const ACK: &str = "__ack";
 
-/// How many hubs there are.
+/// How many hubs take connections.
 pub const HUBS: &str = "__hubs";
 
-/// A sign of life is asked for.
+/// Asks for a sign of life.
 pub const PING: &str = "__ping";
 
-/// It is given.
+/// The sign of life.
 pub const PONG: &str = "__pong";
 
-/// What the types of frames of calls begin with.
+/// The prefix of all types that belong to calls.
 pub const OF_CALLS: &str = "call.";
 
-/// What the types of frames begin with that belong to neither calls nor events.
+/// The prefix of all types that belong to neither calls nor events.
 pub const OF_CONTROL: &str = "__";

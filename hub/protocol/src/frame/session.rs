@@ -1,9 +1,9 @@
-//! What the two ends of a connection say of their session: `__hello`, `__welcome`, `__resume`, `__ack`, `__hubs`,
-//! `hub.migrate`.
+//! What the two ends of a connection tell each other about their session: `__hello`, `__welcome`, `__resume`, `__ack`,
+//! `__hubs`, `hub.migrate`.
 //!
 //! Invariants
-//! - A message counts, for those who count what they send and receive, by its type alone ([`counts`]): both ends agree
-//!   on it, whatever else is wrong with the message.
+//! - Whether a message counts, for those who count what they send and receive, depends on its type alone ([`counts`]):
+//!   both ends agree on it, whatever else is wrong with the message.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,28 +12,28 @@ use super::kind;
 /// The feature of a peer that counts messages, and can come back to its session over another connection.
 pub const RESUME: &str = "resume";
 
-/// The feature of a peer that wants to see `__ping`s: the script of a web page sees none of the WebSocket's.
+/// The feature of a peer that wants to receive `__ping`s: scripts of web pages do not see those of the WebSocket.
 pub const PING: &str = "ping";
 
-/// The feature of a peer that goes on with its session over a connection to another hub when it is asked to ([`Migrate`]).
+/// The feature of a peer that moves its session to a connection to another hub when asked to ([`Migrate`]).
 pub const MIGRATE: &str = "migrate";
 
-/// The feature of a peer that wants to know how many hubs take connections: a `__hubs` follows the `__welcome`, and comes
-/// again whenever the number has changed.
+/// The feature of a peer that wants to know how many hubs take connections: a `__hubs` follows the `__welcome`, and
+/// another one each change of the number.
 pub const HUBS: &str = "hubs";
 
-/// The feature of a peer that names specifications by their hash ([`crate::SpecHash`]) where the hub may know them: the answers
-/// to its registrations say which those are. A hub that grants it knows `hub.register.update` too.
+/// The feature of a peer that names specifications by their hash ([`crate::SpecHash`]) if the hub may know them: the
+/// answers to its registrations say which it does. A hub that grants it also knows `hub.register.update`.
 pub const HASHES: &str = "hashes";
 
-/// `__hello`: who asks for more than a plain peer gets begins with it.
+/// `__hello`: a peer that wants more than a plain one gets begins with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a JSON object")]
 pub struct Hello {
     /// Subprotocols that the peer speaks; none named means `alk.v1.json`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<String>,
-    /// What the peer can do ([`RESUME`], [`PING`], [`MIGRATE`], [`HUBS`], [`HASHES`]); what the hub does not know is passed over.
+    /// What the peer can do ([`RESUME`], [`PING`], [`MIGRATE`], [`HUBS`], [`HASHES`]); the hub ignores unknown ones.
     #[serde(default)]
     pub features: Vec<String>,
     /// The session that the peer comes back to.
@@ -45,9 +45,9 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a JSON object")]
 pub struct ResumeRequest {
-    /// As the `__welcome` named it.
+    /// The id from the `__welcome`.
     pub session_id: String,
-    /// Messages of the session that the peer has received, those that count.
+    /// How many messages of the session, of those that count, the peer has received.
     pub received: u64,
 }
 
@@ -55,34 +55,34 @@ pub struct ResumeRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a JSON object")]
 pub struct Welcome {
-    /// By which the peer comes back; empty where it cannot. Whoever has it and the key can take the session over: it belongs
-    /// into no log.
+    /// The id with which the peer comes back; empty if it cannot. Whoever has it together with the key can take the
+    /// session over, so it must not be logged.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub session_id: String,
     /// The process that answers.
     pub hub_id: String,
     /// How often the hub asks for a sign of life, in milliseconds.
     pub heartbeat_ms: u64,
-    /// How long a session waits for its peer, in milliseconds; 0 when it does not.
+    /// How long a session waits for its peer, in milliseconds; 0 if it does not.
     #[serde(default)]
     pub resume_ms: u64,
-    /// Calls that the key may have under way on this hub at once.
+    /// How many calls the key may have under way on this hub at once.
     #[serde(default)]
     pub max_inflight: u64,
-    /// Of the features that the peer named, those that count from now on.
+    /// Those of the peer's features that apply from now on.
     #[serde(default)]
     pub features: Vec<String>,
 }
 
-/// `hub.migrate`: a hub asks a peer to go on with its session over a new connection, to another hub.
+/// `hub.migrate`: a hub asks a peer to move its session to a new connection, to another hub.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a JSON object")]
 pub struct Migrate {
-    /// So long the connection stays as it is, in milliseconds; after that the hub may close it.
+    /// How long the connection stays as it is, in milliseconds; after that the hub may close it.
     pub deadline_ms: u64,
-    /// Whether the session can be gone on with there.
+    /// Whether the session can be resumed there.
     pub resume: bool,
-    /// The address to dial in place of the one that the peer has, as a hub's URL.
+    /// The address to dial instead of the peer's usual one, as a hub's URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
@@ -109,7 +109,8 @@ pub(super) struct Ack {
 pub struct Resume {
     /// Messages of the peer that the hub has received since the session began.
     pub received: u64,
-    /// Of the session's registration, on this hub; absent where it has none, and from hubs that do not say.
+    /// The generation of the session's registration on this hub; absent if it has none, and from hubs that do not
+    /// report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }
@@ -132,7 +133,8 @@ impl Welcome {
     }
 }
 
-/// Whether a message of this type counts in a session: every one but those with which the two ends keep the session itself.
+/// Whether a message of this type counts in a session: all do, except those with which the two ends maintain the
+/// session itself.
 pub fn counts(kind: &str) -> bool {
     !matches!(
         kind,

@@ -127,7 +127,7 @@ fn frames_are_written_as_the_protocol_says() {
     }
 }
 
-/// What a hub adds for a spoke stands after what was there before.
+/// What a hub adds for a spoke comes after what was there before.
 #[test]
 fn a_spoke_is_told_who_asks_and_everything_that_the_caller_sent() {
     let operation = "a.b".parse().expect("valid");
@@ -300,7 +300,7 @@ fn a_broken_call_is_answered_under_its_id_in_its_dialect() {
     }
 }
 
-/// The second look at a message that was refused names the same call as the first does where there is no fault.
+/// The second look at a refused message names the same call as the first look does for a faultless one.
 #[test]
 fn the_second_look_sees_what_the_first_one_does() {
     let operation = "a.b".parse().expect("valid");
@@ -364,7 +364,7 @@ fn an_absent_input_differs_from_null() {
     assert_eq!(input(r#","input": null"#).input, Some(RawJson::null()));
 }
 
-/// The origin hands them to timers that take any number.
+/// The origin passes them to timers that accept any number.
 #[test]
 fn a_deadline_and_an_idle_timeout_are_any_number() {
     const LAST: u64 = 1 << 53;
@@ -470,7 +470,7 @@ fn a_refusal_repeats_little_of_a_long_text() {
     assert!(error.message.len() <= 500, "{} bytes", error.message.len());
 }
 
-/// What a hub puts around a peer's deepest value is read by everybody.
+/// Everybody can read what a hub puts around a peer's deepest value.
 #[test]
 fn a_value_of_sixty_four_levels_is_read_wherever_it_stands() {
     let input = RawJson::parse(nested(64)).expect("the limit");

@@ -1,9 +1,9 @@
-//! Reads JSON into types, where an object is an object: serde's own reading takes an array for a struct, its items as the
-//! fields in their order.
+//! Reads JSON into types, where an object must be an object: serde itself accepts an array for a struct, taking its
+//! items as the fields in order.
 //!
 //! Invariants
-//! - A struct, at whatever depth, is read from an object and from nothing else. What is left out, flattened or borrowed,
-//!   and every value that is no struct, is read as `serde_json` reads it.
+//! - A struct, at whatever depth, is read from an object and from nothing else. Whatever is left out, flattened or
+//!   borrowed, and every value that is not a struct, is read as `serde_json` reads it.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use serde::de::{
 /// Reads one JSON value.
 ///
 /// # Errors
-/// It is no JSON, or does not have the type's shape.
+/// It is not JSON, or does not have the type's shape.
 pub fn from_slice<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = T::deserialize(Strict(&mut reader))?;
@@ -26,7 +26,7 @@ pub fn from_slice<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_jso
 /// Reads one JSON value.
 ///
 /// # Errors
-/// It is no JSON, or does not have the type's shape.
+/// It is not JSON, or does not have the type's shape.
 pub fn from_str<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = T::deserialize(Strict(&mut reader))?;
@@ -34,12 +34,12 @@ pub fn from_str<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_json::
     Ok(value)
 }
 
-/// A reader of which structs are read from objects only.
+/// A deserializer that reads structs from objects only.
 pub fn objects<'de, D: Deserializer<'de>>(reader: D) -> impl Deserializer<'de, Error = D::Error> {
     Strict(reader)
 }
 
-/// What is read through it is read strictly, down to the last value.
+/// Makes everything that is read through it strict, down to the last value.
 struct Strict<T>(T);
 
 /// A visitor of a struct.

@@ -1,12 +1,12 @@
 //! A JSON value as it was written: numbers as text, members by name, a second member of one name refused.
 //!
-//! `serde_json::Value` rounds numbers to 64 bits and keeps the last of two members of one name, so what a check saw
-//! would not be what its reader gets.
+//! `serde_json::Value` rounds numbers to 64 bits and keeps the last of two members of one name, so a check of it would
+//! not see what the value's reader gets.
 //!
 //! Invariants
 //! - Nothing is rounded: [`Number`] is the text of the token.
 //! - A value with two members of one name, or with half of a surrogate pair, has no tree.
-//! - Texts without an escape are borrowed.
+//! - Strings without escapes are borrowed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -44,7 +44,7 @@ pub struct Number<'a>(&'a str);
 /// A number by its value: `sign * digits * 10^exponent`, with no zero at either end of the digits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Decimal {
-    /// Below zero.
+    /// Whether it is below zero.
     pub negative: bool,
     /// Significant digits; empty for zero.
     pub digits: String,
@@ -66,7 +66,7 @@ pub enum TreeError {
         /// The member's name.
         name: String,
     },
-    /// The string at `path` (a JSON pointer) is no Unicode text.
+    /// The string at `path` (a JSON pointer) is not Unicode text.
     #[error("the string at `{path}` has half of a surrogate pair, which is no character")]
     Surrogate {
         /// JSON pointer of the string, or of the object whose member has such a name.
@@ -94,7 +94,7 @@ enum FaultKind {
 // === impl Tree ===
 
 impl<'a> Tree<'a> {
-    /// Reads a text, which may be as deep as a whole message.
+    /// Reads a text, which may be nested as deep as a whole message.
     ///
     /// # Errors
     /// [`TreeError`].
@@ -117,7 +117,7 @@ impl<'a> Tree<'a> {
         reader.value().map_err(TreeError::from)
     }
 
-    /// The value under a name, where this is an object that has it.
+    /// The value under a name, if this is an object that has it.
     pub fn get(&self, name: &str) -> Option<&Tree<'a>> {
         match self {
             Self::Object(members) => members.get(name),
@@ -125,7 +125,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Writes compact JSON with the members of every object sorted by name; numbers as they came.
+    /// Writes compact JSON with the members of every object sorted by name; numbers stay as they came.
     pub fn write_canonical(&self, to: &mut String) {
         match self {
             Self::Null => to.push_str("null"),
@@ -195,7 +195,7 @@ impl<'a> Number<'a> {
         self.0
     }
 
-    /// The value, exactly; `None` where the exponent has more than 18 digits.
+    /// The exact value; `None` if the exponent has more than 18 digits.
     pub fn decimal(&self) -> Option<Decimal> {
         let (negative, unsigned) = self.0.strip_prefix('-').map_or((false, self.0), |rest| (true, rest));
         let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
@@ -216,12 +216,12 @@ impl<'a> Number<'a> {
         })
     }
 
-    /// The nearest double; infinite where there is none.
+    /// The nearest double; infinite if there is none.
     pub fn to_f64(&self) -> f64 {
         self.0.parse().expect("a JSON number is one of Rust's")
     }
 
-    /// Whether comparing it as 64 bits, whole or double, compares the number that was written: it is a whole number of
+    /// Whether comparing it as a 64-bit integer or double compares the number that was written: it is a whole number of
     /// 64 bits, or has at most 17 significant digits and a magnitude between 1e-300 and 1e308.
     pub fn fits_64_bits(&self) -> bool {
         if self.0.parse::<i64>().is_ok() || self.0.parse::<u64>().is_ok() {
@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
         there
     }
 
-    /// The token from here up to a byte that cannot be part of a literal or a number.
+    /// The token from here to the next byte that cannot be part of a literal or a number.
     fn token(&mut self) -> &'a str {
         let rest = &self.text[self.at..];
         let end = rest.find(|c: char| !matches!(c, '0'..='9' | 'a'..='z' | 'E' | '+' | '-' | '.'));

@@ -1,8 +1,9 @@
-//! Whole numbers as JSON Schema has them: `5.0` is one, and serde would refuse it. For `#[serde(deserialize_with = …)]`.
+//! Whole numbers in the sense of JSON Schema: `5.0` is one, but serde would refuse it. For `#[serde(deserialize_with =
+//! …)]`.
 
 use serde::{Deserialize as _, Deserializer};
 
-/// The largest whole number up to which a floating-point one is exact.
+/// Up to this, every whole number has an exact floating-point form.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 #[derive(serde::Deserialize)]
@@ -29,10 +30,10 @@ impl Number {
     }
 }
 
-/// A number that must be there.
+/// A number that must be present.
 ///
 /// # Errors
-/// It is none.
+/// It is not one.
 pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Number::deserialize(deserializer)?.whole()
 }
@@ -40,7 +41,7 @@ pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Erro
 /// A number that may be absent or null.
 ///
 /// # Errors
-/// It is none.
+/// It is not one.
 pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     Option::<Number>::deserialize(deserializer)?
         .map(Number::whole)
@@ -50,7 +51,7 @@ pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64
 /// The same in a smaller type.
 ///
 /// # Errors
-/// It is none, or does not fit.
+/// It is not one, or does not fit.
 pub fn optional_small<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<Option<T>, D::Error> {
     let number = optional(deserializer)?.map(T::try_from).transpose();
     number.map_err(|_| serde::de::Error::custom("the number is too large"))

@@ -1,8 +1,8 @@
-//! Which texts are scopes: the one place that decides, for the admin API, the commands and the operator.
+//! Which texts are scopes: the one place that decides this, for the admin API, the commands and the operator.
 //!
-//! A scope of alkhub's own has one of few forms. A text that comes near to one and is none could never match, and the
-//! key that holds it would be refused later without a hint: it is refused here, with the nearest right one. Any other
-//! text is a scope of the user's own.
+//! A scope of alkhub's own has one of a few forms. A text that is close to one without being one could never match, and
+//! the key that holds it would be refused later without a hint. So it is refused here, with the nearest valid scope.
+//! Any other text is a scope of the user's own.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -19,13 +19,13 @@ const SUBSCRIBE_FORMS: &str = "subscribing needs `events:subscribe:TYPE` (ids th
      `events:subscribe:TYPE:ID` (one id), `events:subscribe:TYPE:*` (all ids) or `events:subscribe:*`";
 const EVENT_FORMS: &str = "events need `events:publish:TYPE` or `events:subscribe:TYPE`";
 
-/// What the scopes of alkhub's own that are words end with, but for two of them.
+/// The suffix of all but two of alkhub's scopes that are words.
 const READ: &str = "s:read";
 
-/// From this length on a word is recognized with two strokes too many.
+/// From this length on, a word is recognized with two typing errors.
 const LONG: usize = 12;
 
-/// A text that no check of a scope can ever meet.
+/// A text that can never match any check of a scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("scope `{scope}` can never match: {cure}")]
 pub struct InvalidScope {
@@ -38,7 +38,7 @@ pub struct InvalidScope {
 /// Checks that a scope can match something.
 ///
 /// # Errors
-/// [`InvalidScope`] with the nearest right scope.
+/// [`InvalidScope`] with the nearest valid scope.
 pub fn check(scope: &str) -> Result<(), InvalidScope> {
     verdict(scope).map_err(|cure| InvalidScope {
         scope: scope.escape_debug().to_string().chars().take(80).collect(),
@@ -46,8 +46,8 @@ pub fn check(scope: &str) -> Result<(), InvalidScope> {
     })
 }
 
-/// The schema of scopes, each of them: every form of alkhub's own, and a user's own where it comes near to none of them. A user's own
-/// that begins like one of alkhub's may be accepted and is not reported here.
+/// The schema of scopes: every form of alkhub's own, and a user's own if it is close to none of them. A user's own
+/// scope that begins like one of alkhub's may be accepted without being described here.
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     const NAME: &str = "[A-Za-z][A-Za-z0-9_-]*";
     const EVENT: &str = r"(?!__|call\.|hub\.)[!-)+-9;-~]{1,64}";
@@ -97,14 +97,14 @@ fn call(pattern: &str) -> Result<(), String> {
     }
     let name: Option<OperationName> = match pattern.strip_suffix(".*") {
         Some(namespace) => format!("{namespace}.x").parse().ok(),
-        // A star in a name would be read as one of its characters.
+        // A star in a name would be taken for one of its characters.
         None => pattern.parse().ok().filter(|_| !pattern.contains('*')),
     };
     match name {
         Some(name) if name.is_reserved() => Err(format!(
             "the hub's own operations need `{OPERATIONS_READ}`, and `hub.call` the scope of the operation that it calls"
         )),
-        // `ns/op` is read as `ns.op` elsewhere; a scope is compared as it stands.
+        // Elsewhere `ns/op` is read as `ns.op`, but a scope is compared literally.
         Some(name) if !pattern.ends_with(".*") && name.as_str() != pattern => Err(write(format!("{CALL}{name}"))),
         Some(name) if pattern.ends_with(".*") && pattern != format!("{}.*", name.namespace()) => {
             Err(write(format!("{CALL}{}.*", name.namespace())))
@@ -114,7 +114,7 @@ fn call(pattern: &str) -> Result<(), String> {
     }
 }
 
-/// The nearest scope of calls: the namespace is what counts most.
+/// The nearest scope for calls: the namespace counts most.
 fn nearest_call(pattern: &str) -> String {
     if pattern == "read" {
         return write(CALLS_READ);
@@ -161,7 +161,7 @@ fn event(family: &str, topic: &str, forms: &str) -> Result<(), String> {
 
 // === everything else ===
 
-/// The right form where a text comes near to a scope of alkhub's. Any other text is a scope of the user's own.
+/// The valid form, if a text is close to a scope of alkhub's. Any other text is a scope of the user's own.
 fn near(scope: &str) -> Option<String> {
     if super::words().any(|word| word == scope) {
         return None;
@@ -199,13 +199,13 @@ fn near(scope: &str) -> Option<String> {
     Some(cure)
 }
 
-/// Whether a text says what a word does: `thing`, `things`, `thing:read` or `things:list` where that is `things:read`.
+/// Whether a text means what a word says: `thing`, `things`, `thing:read` or `things:list` for `things:read`.
 fn is_meant(text: &str, word: &str) -> bool {
     let rest = word.strip_suffix(READ).and_then(|thing| text.strip_prefix(thing));
     rest.is_some_and(|rest| ["", "s", ":read", "s:list"].contains(&rest))
 }
 
-/// What stands for everything, and for the largest parts of it.
+/// The scopes for everything, and for the largest parts of it.
 fn everything() -> String {
     let families = FAMILIES.map(|family| format!("`{family}*`"));
     let words = super::words().filter(|word| word.ends_with(READ));
@@ -216,8 +216,8 @@ fn everything() -> String {
     format!("`{ADMIN}` stands for everything; for parts of it {}", parts.join(", "))
 }
 
-/// The word that was meant where a text is one or two strokes from it. Short words are left out that other words are near
-/// to: `spoke` (`smoke`), `call` (`cell`).
+/// The word that was meant, if a text is one or two typing errors away from it. Short words that are close to other
+/// words are left out: `spoke` (`smoke`), `call` (`cell`).
 fn misspelt(scope: &str) -> Option<String> {
     let mut words = super::words().filter(|word| *word != SPOKE);
     if let Some(word) = words.find(|word| is_near(scope, word, if word.len() < LONG { 1 } else { 2 })) {
@@ -229,7 +229,8 @@ fn misspelt(scope: &str) -> Option<String> {
     meant.map(|(_, forms)| (*forms).to_owned())
 }
 
-/// Whether so many strokes make one text of the other: a letter too many, too few, another, or two in the wrong order.
+/// Whether this many typing errors turn one text into the other: a letter too many, too few, a different one, or two
+/// swapped.
 fn is_near(text: &str, word: &str, strokes: usize) -> bool {
     if text.len().abs_diff(word.len()) > strokes {
         return false;
@@ -291,7 +292,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// What the schema lets pass is a scope, form by form.
+        /// Whatever the schema accepts is a scope, form by form.
         #[test]
         fn what_the_schema_describes_is_accepted(
             own in "[abdf-nq-z0-9][!-~]{0,40}",

@@ -1,13 +1,13 @@
-//! What was refused, so that the same again costs nothing.
+//! Remembers what was refused, so that repeating it costs nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// As many are remembered; the oldest goes first.
+/// How many are remembered; beyond that the oldest goes first.
 const MOST: usize = 1_024;
 
-/// Characters of a fault that are kept; a registration answers fewer.
+/// How many characters of a fault are kept; a registration's answer repeats fewer.
 const FAULT: usize = 500;
 
 /// Why it was refused.
@@ -15,11 +15,11 @@ const FAULT: usize = 500;
 pub(super) enum Refusal {
     /// It cannot be built, whatever the room.
     Fault(Arc<str>),
-    /// It takes at least so many bytes.
+    /// It takes at least this many bytes.
     Bytes(usize),
 }
 
-/// What was refused last, by its hash.
+/// What was refused most recently, by its hash.
 #[derive(Debug)]
 pub(super) struct Refused<K> {
     by_hash: HashMap<K, Refusal>,

@@ -1,4 +1,4 @@
-//! The capacity of the cache, and whose turn it is to build.
+//! The capacity of the cache, and the order of builds.
 
 use futures::FutureExt as _;
 
@@ -18,7 +18,7 @@ fn cache(total: usize, per_spoke: usize) -> Cache<u32, u32> {
     Cache::new(Capacity { total, per_spoke }, &Registry::new()).expect("a fresh registry")
 }
 
-/// Builds a value of that size, as a compiler does: not when it is over the limit.
+/// Builds a value of this size as a compiler does: not if it is over the limit.
 fn sized(bytes: usize) -> impl Fn(usize) -> Result<Built<u32>, Unbuilt> + Clone + Send + 'static {
     move |limit| match bytes <= limit {
         true => Ok(Built { value: 0, bytes }),
@@ -30,7 +30,7 @@ fn faulty(_: usize) -> Result<Built<u32>, Unbuilt> {
     Err(Unbuilt::Fault("it is no schema".to_owned()))
 }
 
-/// What `a` gets by its own key.
+/// What `a` gets with its own key.
 async fn get(cache: &Cache<u32, u32>, hash: u32, bytes: usize) -> Result<Arc<u32>, Error> {
     cache.get_or_build(&spoke("a"), &key("a"), hash, sized(bytes)).await
 }

@@ -86,7 +86,7 @@ fn a_fault_of_the_value_itself_names_no_empty_path() {
     );
 }
 
-/// `a0` … `an`, each made from the reference to the next, and the last one.
+/// `a0` … `an`, each made from a reference to the next one, and the last one.
 fn chain(length: usize, wrap: impl Fn(Value) -> Value, last: Value) -> Value {
     let mut definitions = serde_json::Map::new();
     for i in 0..length {
@@ -106,7 +106,7 @@ fn nested(depth: usize) -> String {
     format!("{}\"text\"{}", "[".repeat(depth), "]".repeat(depth))
 }
 
-/// What a check answers, which is given up at a bounded number of steps, in a debug build that is slow.
+/// The result of a check, which must be given up after a bounded number of steps even in a slow debug build.
 fn soon(check: &Check, json: &str) -> Result<(), Violation> {
     let json = raw(json);
     let started = tokio::time::Instant::now();
@@ -189,7 +189,7 @@ fn a_long_way_of_references_is_refused_before_the_stack_ends() {
     );
     assert!(compile_value(deep).is_err());
 
-    // Near the limit at each of 64 levels.
+    // Close to the limit at each of 64 levels.
     let mut schema = chain(
         28,
         |next| serde_json::json!({ "allOf": [next] }),
@@ -365,7 +365,7 @@ fn unique_items_are_found_in_linear_time() {
     ] {
         assert_eq!(check.check(&raw(json)).is_ok(), unique, "{json}");
     }
-    // Different trees of nothing but arrays: one hash for all of them in the crate.
+    // Different trees made only of arrays: the crate has one hash for all of them.
     let trees = (0..30_000_u32).map(|i| format!("{i:015b}").replace('0', "[[]],").replace('1', "[],"));
     let trees: Vec<String> = trees.map(|tree| format!("[{}]", tree.trim_end_matches(','))).collect();
     soon(&check, &format!("[{}]", trees.join(","))).expect("no two are the same");
@@ -524,7 +524,7 @@ fn a_schema_with_a_number_that_would_be_rounded_is_refused_with_the_number() {
     }
 }
 
-/// What the origin's operations have where they use TypeBox's types beyond JSON's.
+/// The origin's operations when they use TypeBox's types beyond JSON's.
 #[test]
 fn shapes_of_typebox_are_checked_as_far_as_json_goes() {
     for (schema, valid, invalid, warnings) in [

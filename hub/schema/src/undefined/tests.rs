@@ -95,7 +95,7 @@ fn an_unknown_member_stays_required_where_the_schema_is_not_typeboxs() {
     assert_eq!(left_out(schema)["required"], json!(["any"]));
 }
 
-/// `oneOf` may distinguish its alternatives by the members that are there.
+/// `oneOf` may tell its alternatives apart by which members are present.
 #[test]
 fn nothing_is_relaxed_where_more_may_be_less() {
     let by_presence = json!([requires(&json!({ "a": {} })), requires(&json!({ "b": {} }))]);

@@ -1,4 +1,4 @@
-//! What an admin's key may ask besides keys: how the hub is, and declarations of spokes.
+//! What an admin's key may do besides managing keys: ask how the hub is, and declare spokes.
 
 use alkhub_protocol::SpokeName;
 use alkhub_protocol::admin::{HubReport, SpokeInfo, SpokePut};
@@ -8,10 +8,10 @@ use serde::Deserialize;
 use super::Client;
 use crate::Error;
 
-/// A declared spoke, as far as it is read here.
+/// A declared spoke, reduced to what is read here.
 #[derive(Deserialize)]
 struct Declared {
-    /// Without a uid where nothing declares the spoke.
+    /// Has no uid if nothing declares the spoke.
     #[serde(default)]
     declaration: SpokePut,
 }
@@ -21,7 +21,7 @@ const SPOKES: [&str; 3] = ["v1", "admin", "spokes"];
 // === impl Client ===
 
 impl Client {
-    /// The hub that answers, the pods beside it, and its links.
+    /// The hub that answers, the other pods, and its links.
     ///
     /// # Errors
     /// [`Error::Problem`], for example without the scope `admin`.
@@ -30,8 +30,8 @@ impl Client {
         self.send(request, "the report of the hub").await
     }
 
-    /// What declares a spoke, without its key: to be changed and given to [`Client::declare_spoke`]. `None` when no spoke
-    /// of that name is known.
+    /// The declaration of a spoke, without its key, ready to be changed and passed to [`Client::declare_spoke`]. `None`
+    /// if no spoke of that name is known.
     ///
     /// # Errors
     /// As [`Client::report`].
@@ -45,7 +45,7 @@ impl Client {
         }
     }
 
-    /// Declares a spoke; the same again changes nothing.
+    /// Declares a spoke; declaring it again unchanged has no effect.
     ///
     /// # Errors
     /// As [`Client::report`]; [`Error::Problem`] names a field that is not valid.
@@ -55,10 +55,10 @@ impl Client {
         self.send(request.json(spoke), "the spoke").await
     }
 
-    /// Deletes a spoke of this uid: its keys and its connections end.
+    /// Deletes the spoke with this uid: its keys and its connections end.
     ///
     /// # Errors
-    /// As [`Client::report`], and [`Error::Problem`] with 404 when there is none of that name and uid.
+    /// As [`Client::report`], and [`Error::Problem`] with 404 if there is none of that name and uid.
     pub async fn delete_spoke(&self, name: &SpokeName, uid: &str) -> Result<(), Error> {
         let [v1, admin, spokes] = SPOKES;
         let request = self.request(Method::DELETE, &[v1, admin, spokes, name.as_str()])?;

@@ -1,13 +1,13 @@
-//! The body of an HTTP answer, which is read up to a limit: who answers may be none of our hubs.
+//! The body of an HTTP answer, read up to a limit: what answers may not be a hub at all.
 
 use alkhub_protocol::FRAME_LIMIT_BYTES;
 use bytes::Bytes;
 use reqwest::Response;
 
-/// Longest list: a hub without pages gives all keys at once, some hundred bytes each.
+/// The longest list: a hub without pages returns all keys at once, a few hundred bytes each.
 pub(super) const LIST_LIMIT: usize = 64 * 1024 * 1024;
 
-/// Longest output of an operation, or problem: what a frame can hold, with room for what is written around it.
+/// The longest output of an operation, or problem: what a frame can hold, with room for the envelope around it.
 pub(super) const VALUE_LIMIT: usize = 2 * FRAME_LIMIT_BYTES;
 
 /// Why there is no body.
@@ -16,7 +16,7 @@ pub(super) enum Unread {
     /// The connection broke.
     #[error("the answer broke off")]
     Broken(#[source] reqwest::Error),
-    /// It is longer than any answer of a hub.
+    /// It is longer than any answer of a hub would be.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
 }

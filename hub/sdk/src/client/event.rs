@@ -1,4 +1,4 @@
-//! What a subscriber reads.
+//! What a subscriber reads: events and gaps.
 
 use alkhub_protocol::frame::Gap;
 use alkhub_protocol::{RawJson, Topic, TopicFilter};
@@ -6,21 +6,21 @@ use serde::de::DeserializeOwned;
 
 use crate::Error;
 
-/// What a subscriber reads.
+/// One thing that a subscriber reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// An event.
     Event(Event),
-    /// Something is missing here.
+    /// Something is missing at this point.
     Gap(Gap),
 }
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Where it was published.
+    /// The topic it was published to.
     pub topic: Topic,
-    /// What was published; `None` when nothing was, which differs from `null`.
+    /// What was published; `None` if there was no payload, which differs from `null`.
     pub payload: Option<RawJson>,
 }
 
@@ -40,7 +40,7 @@ impl Event {
     }
 }
 
-/// The sign that events of a topic are missing.
+/// The mark that events of a topic are missing.
 pub(super) fn gap(filter: &TopicFilter, reason: &str, missed: Option<u64>) -> Delivery {
     Delivery::Gap(Gap {
         topic: filter.to_string(),

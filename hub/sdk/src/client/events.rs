@@ -14,8 +14,9 @@ use crate::queue::{Popped, Receiver};
 
 /// The events of one topic, or of all ids of one type.
 ///
-/// It ends after an error: the hub refused the topic for good, or the client was closed. A refusal that may be tried again
-/// (a hub that has no link to Redis) ends no stream that was there before: it is asked again, and the stream gets a gap.
+/// It ends after an error: the hub refused the topic for good, or the client was closed. A refusal that may be tried
+/// again (a hub that has no link to Redis) does not end a stream that was confirmed before: the topic is asked for
+/// again, and the stream gets a gap.
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is read"]
 pub struct Events {

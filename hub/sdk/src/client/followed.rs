@@ -1,9 +1,9 @@
-//! Who follows which topic, over subscribe, refusal, loss and reconnect.
+//! Who follows which topic, across subscribing, refusals, losses and reconnects.
 //!
 //! Invariants
 //! - The hub is asked once for each topic, however many streams follow it.
 //! - A stream learns of a reconnect before it gets anything that came after it.
-//! - A stream that was confirmed once does not end by a refusal that may be tried again.
+//! - Once confirmed, a stream is not ended by a refusal that may be tried again.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::endpoint::BACKOFF;
 use crate::outbox::Outbox;
 use crate::queue::{Receiver, Sender, queue};
 
-/// What one stream may leave unread; over it the oldest make room, and a gap takes their place.
+/// How much one stream may leave unread; beyond that the oldest events are dropped, and a gap takes their place.
 const LIMITS: Limits = Limits {
     items: 4_096,
     bytes: 8 * 1024 * 1024,
@@ -41,13 +41,13 @@ struct Followers {
     streams: HashMap<u64, Follower>,
     /// `__subscribe`s sent on this connection.
     asked: u64,
-    /// Of those, answered, or given up: what was given up before its confirmation is never confirmed.
+    /// How many of those were answered or given up: a request given up before its confirmation is never confirmed.
     answered: u64,
-    /// For each `__unsubscribe` that is not answered, how many had been asked before it.
+    /// For each unanswered `__unsubscribe`, how many requests had been sent before it.
     left: VecDeque<u64>,
-    /// What was asked last was refused, and is to be asked again.
+    /// The last request was refused and is to be repeated.
     refused: bool,
-    /// Somebody waits to ask again.
+    /// Somebody is already waiting to ask again.
     pause: bool,
     backoff: Backoff,
 }
@@ -55,9 +55,9 @@ struct Followers {
 #[derive(Debug)]
 struct Follower {
     sender: Sender<Result<Delivery, Error>>,
-    /// Resolved by the answer of this number.
+    /// Resolved by the answer with this number.
     waits: Option<(u64, oneshot::Sender<Result<(), Error>>)>,
-    /// A reconnect that the stream has not seen yet.
+    /// There was a reconnect that the stream has not seen yet.
     gap: bool,
 }
 
@@ -72,8 +72,8 @@ pub(super) struct Joined {
 // === impl Followed ===
 
 impl Followed {
-    /// Adds a stream; asks the hub when it is the first of its topic. A confirmation that is on its way counts.
-    /// Without a connection the next one asks.
+    /// Adds a stream, and asks the hub if it is the first of its topic. A confirmation that is still on its way counts.
+    /// If there is no connection, the topic is asked for on the next one.
     pub(super) fn join(&mut self, filter: &TopicFilter, outbox: Option<&Outbox>) -> Joined {
         let (sender, queue) = queue(LIMITS);
         let (confirm, confirmed) = oneshot::channel();
@@ -99,7 +99,7 @@ impl Followed {
         }
     }
 
-    /// Takes a stream away; unsubscribes at the hub when it was the last of its topic.
+    /// Removes a stream, and unsubscribes at the hub if it was the last of its topic.
     pub(super) fn leave(&mut self, filter: &TopicFilter, id: u64, outbox: Option<&Outbox>) {
         let Some(followers) = self.topics.get_mut(filter) else {
             return;
@@ -112,7 +112,7 @@ impl Followed {
         self.forget(filter);
     }
 
-    /// Forgets a topic that nobody follows and of which no answer is on its way.
+    /// Forgets a topic that nobody follows and for which no answer is on its way.
     fn forget(&mut self, filter: &TopicFilter) {
         let over = |f: &Followers| f.streams.is_empty() && f.answered >= f.asked && f.left.is_empty();
         if self.topics.get(filter).is_some_and(over) {
@@ -120,7 +120,7 @@ impl Followed {
         }
     }
 
-    /// Asks a new connection for everything that is followed.
+    /// Asks for everything that is followed on a new connection.
     pub(super) fn resume(&mut self, outbox: &Outbox) {
         self.topics.retain(|_, followers| !followers.streams.is_empty());
         for (filter, followers) in &mut self.topics {
@@ -157,7 +157,7 @@ impl Followed {
         self.forget(&filter);
     }
 
-    /// The hub confirmed that a topic was given up: of what was asked before that, nothing more is answered.
+    /// The hub confirmed an unsubscription: nothing asked before it is answered any more.
     pub(super) fn unsubscribed(&mut self, topic: &str) {
         let Ok(filter) = topic.parse::<TopicFilter>() else {
             return;
@@ -171,8 +171,8 @@ impl Followed {
         self.forget(&filter);
     }
 
-    /// The hub refused a topic: its streams end. Where another try may help, those that were confirmed before go on, and
-    /// the answer is what to ask for again, and when.
+    /// The hub refused a topic: its streams end. If another try may help, those that were confirmed before go on, and
+    /// the return value says what to ask for again, and when.
     pub(super) fn refused(&mut self, topic: &str, error: &Error) -> Option<(TopicFilter, Duration)> {
         let filter = topic.parse::<TopicFilter>().ok()?;
         if error.retryable()
@@ -194,19 +194,19 @@ impl Followed {
         None
     }
 
-    /// Asks again for a topic that was refused, unless that was done meanwhile.
+    /// Asks again for a topic that was refused, unless that has been done meanwhile.
     pub(super) fn ask_again(&mut self, filter: &TopicFilter, outbox: Option<&Outbox>) {
         let Some(followers) = self.topics.get_mut(filter) else {
             return;
         };
         followers.pause = false;
-        // Without a connection the next one asks.
+        // If there is no connection, the next one asks.
         if followers.refused && outbox.is_some() {
             followers.ask(filter, outbox);
         }
     }
 
-    /// Everything ends.
+    /// Ends all streams with this error.
     pub(super) fn fail(&mut self, error: &Error) {
         for follower in self.topics.drain().flat_map(|(_, f)| f.streams.into_values()) {
             follower.fail(error.clone());
@@ -235,7 +235,7 @@ impl Followed {
         }
     }
 
-    /// Hands on a loss that the hub reports.
+    /// Hands on a gap that the hub reports.
     pub(super) fn lost(&mut self, gap: &Gap) {
         let Ok(filter) = gap.topic.parse::<TopicFilter>() else {
             return;
@@ -278,9 +278,9 @@ impl Followers {
         }
     }
 
-    /// What was asked was refused: those who waited for it end, the others miss events from here on.
+    /// The last request was refused: streams that waited for it end, the others miss events from here on.
     fn turn_down(&mut self, error: &Error) {
-        // One that nobody asked for answers nothing.
+        // A refusal that nobody asked for answers nothing.
         self.answered = self.asked.min(self.answered + 1);
         self.refused = true;
         let answered = self.answered;
@@ -293,7 +293,7 @@ impl Followers {
         }
     }
 
-    /// How long to wait before it is asked again; `None` when somebody waits already.
+    /// How long to wait before asking again; `None` if somebody is waiting already.
     fn pause(&mut self, error: &Error) -> Option<Duration> {
         if std::mem::replace(&mut self.pause, true) {
             return None;
@@ -307,7 +307,7 @@ impl Followers {
 impl Follower {
     fn confirm(&mut self) {
         if let Some((_, confirm)) = self.waits.take() {
-            // The stream's maker may have given up; its stream leaves by itself.
+            // The creator of the stream may have given up; then the stream leaves by itself.
             let _ = confirm.send(Ok(()));
         }
     }

@@ -1,4 +1,4 @@
-//! What is asked over HTTP: publishing, lists, keys.
+//! Requests over HTTP: publishing, lists, keys.
 
 use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo, SpokeInfo};
 use alkhub_protocol::call::CallRecord;
@@ -23,16 +23,16 @@ pub struct CallFilter {
     /// Of this operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
-    /// Ended so.
+    /// That ended with this status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<CallStatus>,
-    /// How many at most; the hub's default when absent.
+    /// How many at most; if absent, the hub's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// That ended before this place, from [`CallPage::next`].
+    /// Those that ended before this place, from [`CallPage::next`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
-    /// That ended after this place. Without `before` the oldest of them come first.
+    /// Those that ended after this place. Without `before`, the oldest of them come first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }
@@ -41,18 +41,18 @@ pub struct CallFilter {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CallPage {
-    /// The latest first; with [`CallFilter::after`] alone the oldest first.
+    /// The latest first; with [`CallFilter::after`] alone, the oldest first.
     pub calls: Vec<CallRecord>,
-    /// The place of the last one, where more may follow: to go on with as `before`, or as `after`.
+    /// The place of the last one, if more may follow: pass it as `before`, or as `after`, to go on.
     pub next: Option<String>,
 }
 
-/// What became of a published event.
+/// The result of publishing an event.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Published {
-    /// Subscribers on the hub that took it; those of other hubs are not counted.
+    /// Subscribers on the hub that took the event; those on other hubs are not counted.
     #[serde(default)]
     pub local: u64,
 }
@@ -63,7 +63,7 @@ impl Client {
     /// Publishes an event and waits until the hub has taken it.
     ///
     /// # Errors
-    /// [`Error::Problem`]: with `delivered: maybe`, subscribers of the same hub had it and others may not.
+    /// [`Error::Problem`]: with `delivered: maybe`, subscribers on the same hub got the event and others may not have.
     pub async fn publish<T: Serialize + ?Sized>(&self, topic: &str, event: &T) -> Result<Published, Error> {
         self.publish_raw(topic, Some(&payload(event)?)).await
     }
@@ -75,7 +75,7 @@ impl Client {
     pub async fn publish_raw(&self, topic: &str, event: Option<&RawJson>) -> Result<Published, Error> {
         let topic: Topic = topic.parse()?;
         let mut request = if [topic.event_type(), topic.id()].into_iter().any(is_dots) {
-            // No path can name it. An older hub has no such route, and answers 404.
+            // No path can hold this topic. An older hub has no such route, and answers 404.
             let request = self.request(Method::POST, &["v1", "events"])?;
             request.query(&[("topic", topic.as_str())])
         } else {
@@ -104,7 +104,7 @@ impl Client {
         Ok(listed.into_iter().map(|listed| listed.0).collect())
     }
 
-    /// One operation; `None` when there is none of that name.
+    /// One operation; `None` if there is none of that name.
     ///
     /// # Errors
     /// As [`Client::operations`].
@@ -122,7 +122,7 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `spokes:read`.
     pub async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
-        // Only who gives a limit gets pages; a hub of the version before passes it over and gives all.
+        // Pages come only to clients that set a limit; a hub of the previous version ignores it and returns everything.
         let limit = PAGE_LIMIT.to_string();
         self.pages(&["v1", "spokes"], &[("limit", &limit)], "the list of spokes")
             .await
@@ -136,7 +136,7 @@ impl Client {
         Ok(self.calls_page(filter).await?.calls)
     }
 
-    /// The same with the place where more may follow.
+    /// The same, together with the place where more may follow.
     ///
     /// # Errors
     /// As [`Client::calls`].
@@ -149,7 +149,7 @@ impl Client {
         })
     }
 
-    /// All keys, without their secrets, the newest first, from all pages.
+    /// All keys, without their secrets, newest first, from all pages.
     ///
     /// # Errors
     /// [`Error::Problem`], for example without the scope `admin`.
@@ -157,7 +157,7 @@ impl Client {
         self.pages(&KEYS, &[], "the list of keys").await
     }
 
-    /// Makes a key; the answer is the only time that it is shown.
+    /// Creates a key; this answer is the only time that it is shown.
     ///
     /// # Errors
     /// As [`Client::keys`].
@@ -166,7 +166,7 @@ impl Client {
             .await
     }
 
-    /// Revokes a key by its id: what is connected with it is cut off at once.
+    /// Revokes a key by its id: whatever is connected with it is cut off at once.
     ///
     /// # Errors
     /// As [`Client::keys`], and [`Error::Problem`] with 404 for an unknown id.
@@ -177,7 +177,7 @@ impl Client {
             .map(drop)
     }
 
-    /// Everything on all pages of a list.
+    /// All items on all pages of a list.
     async fn pages<T: DeserializeOwned>(
         &self,
         route: &[&str],
@@ -191,7 +191,7 @@ impl Client {
             let request = self.request(Method::GET, route)?.query(&query);
             let page: Answer<Vec<T>> = self.envelope(request, what).await?;
             all.extend(page.data);
-            // A hub that names the same place again would be asked for ever.
+            // Stops a hub that keeps naming the same place from being asked for ever.
             match page.meta.next {
                 Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
                 _ => return Ok(all),
@@ -230,7 +230,7 @@ impl Client {
         self.accepted(response).await
     }
 
-    /// An answer that is no refusal.
+    /// Passes on an answer that is not a refusal.
     pub(super) async fn accepted(&self, response: Response) -> Result<Response, Error> {
         if response.status().is_success() {
             return Ok(response);

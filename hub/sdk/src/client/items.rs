@@ -16,9 +16,8 @@ use crate::Error;
 use crate::queue::{Popped, Receiver};
 
 /// The values that a subscription yields; it ends when the spoke ends it, or after an error.
-///
-/// Items that nobody reads are kept up to 1,024 and 4 MiB; over it the subscription ends with [`Error::Lagged`].
-/// Dropping the stream aborts the subscription at the spoke.
+/// Up to 1,024 unread items and 4 MiB are kept; beyond that the subscription ends with [`Error::Lagged`]. Dropping the
+/// stream aborts the subscription at the spoke.
 #[must_use = "a stream does nothing unless it is read"]
 pub struct Items<O> {
     operation: OperationName,
@@ -79,7 +78,7 @@ fn read<O: DeserializeOwned>(output: &RawJson, operation: &OperationName) -> Res
 pub(super) fn data(output: &RawJson, operation: &OperationName) -> Result<RawJson, Error> {
     #[derive(Deserialize)]
     struct Envelope {
-        /// Absent where the operation has no output.
+        /// Absent if the operation has no output.
         #[serde(default = "RawJson::null")]
         data: RawJson,
     }

@@ -1,7 +1,7 @@
 //! The client's link to its hub: one connection at a time, and the task that makes the next.
 //!
 //! Invariants
-//! - A call that was not handed to the socket is sent again on the next one; a call that was, never.
+//! - A call that was not handed to the socket yet is sent on the next one; a call that was is never sent again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,18 +27,18 @@ use crate::queue::{Receiver, queue};
 use crate::session;
 use crate::socket::Ending;
 
-/// What a subscription's reader may leave unread.
+/// How much a subscription's reader may leave unread.
 const ITEM_LIMITS: Limits = Limits {
     items: 1_024,
     bytes: 4 * 1024 * 1024,
 };
 
-/// How the link is.
+/// The state of the link.
 #[derive(Clone, Debug)]
 enum Phase {
-    /// Nobody asked for it yet, or it failed and nobody asked again.
+    /// Nobody has asked for a connection yet, or it failed and nobody has asked again.
     Idle,
-    /// A first attempt, or another after a loss; with what went wrong last.
+    /// A first attempt, or another after a loss, with the last error.
     Connecting(Option<Error>),
     /// Open.
     Up(Outbox),
@@ -74,7 +74,7 @@ pub(super) struct Seat {
     follower: u64,
 }
 
-/// Ends what waits for the connection however the task that keeps it open ends.
+/// However the task that keeps the connection open ends, this ends everything that waits for it.
 struct EndOnDrop {
     link: Arc<Link>,
     /// Why it ended; `None`: the task was dropped before it knew.
@@ -99,7 +99,7 @@ impl Drop for Seat {
 // === impl Seat ===
 
 impl Seat {
-    /// What is followed.
+    /// The topic that is followed.
     pub(super) fn filter(&self) -> &TopicFilter {
         &self.filter
     }
@@ -118,8 +118,8 @@ impl Link {
         })
     }
 
-    /// The open connection; waits for it until `end`, and starts it when nobody has. The caller has a deadline of its
-    /// own, a little later: it counts when no cause is known.
+    /// The open connection; waits for it until `end`, and starts it if nobody has. The caller has a deadline of its
+    /// own, a little later, which applies if no cause is known.
     pub(super) async fn outbox(self: &Arc<Self>, end: Instant) -> Result<Outbox, Error> {
         let mut phase = self.phase.subscribe();
         self.start();
@@ -138,7 +138,7 @@ impl Link {
         }
     }
 
-    /// Why there is still no connection.
+    /// Why there is still no connection; never resolves if that is unknown.
     async fn overdue<T>(&self) -> Result<T, Error> {
         let phase = self.phase.borrow().clone();
         match phase {
@@ -160,7 +160,7 @@ impl Link {
         }
     }
 
-    /// Sends a call and waits for its answer; `None` when the connection ended before it was sent.
+    /// Sends a call and waits for its answer; `None` if the connection ended before it was sent.
     pub(super) async fn call(
         self: &Arc<Self>,
         outbox: Outbox,
@@ -176,7 +176,7 @@ impl Link {
         Some(answer.await.unwrap_or(Err(Error::Lost)))
     }
 
-    /// Sends a subscription; `None` when the connection ended before it was sent.
+    /// Sends a subscription; `None` if the connection ended before it was sent.
     pub(super) async fn subscribe(
         self: &Arc<Self>,
         outbox: Outbox,
@@ -201,7 +201,7 @@ impl Link {
         }
     }
 
-    /// Follows a topic; resolves when the hub confirmed.
+    /// Follows a topic; resolves once the hub has confirmed.
     pub(super) async fn events(
         self: &Arc<Self>,
         filter: TopicFilter,
@@ -230,7 +230,7 @@ impl Link {
         followed.leave(filter, follower, outbox.as_ref());
     }
 
-    /// The last client is gone: the connection closes when no stream needs it either.
+    /// The last client is gone: the connection closes unless a stream still needs it.
     pub(super) fn release(&self) {
         self.stop.cancel();
     }
@@ -242,7 +242,7 @@ impl Link {
         self.phase.send_replace(Phase::Closed);
     }
 
-    /// Keeps the connection open until the program or the hub ends it for good, and ends what waits for it then.
+    /// Keeps the connection open until the program or the hub ends it for good, then ends everything that waits for it.
     async fn keep_open(self: Arc<Self>) {
         let mut end = EndOnDrop {
             link: self.clone(),
@@ -251,7 +251,7 @@ impl Link {
         end.why = Some(self.connected().await);
     }
 
-    /// Connects, and again after each loss. Why it ended.
+    /// Connects, and again after each loss; returns why it ended.
     async fn connected(self: &Arc<Self>) -> Error {
         let (mut backoff, mut last_cause) = (BACKOFF, LastCause::default());
         let mut was_up = false;
@@ -269,7 +269,7 @@ impl Link {
                 }
                 Err(error) => error,
             };
-            // Who is asked to come again later was not let down.
+            // A refusal that says when to come again is no failed first attempt: it is tried again.
             let is_first = !was_up && error.retry_after().is_none();
             if is_first || error.is_permanent() {
                 return error;
@@ -321,7 +321,7 @@ impl Link {
         error
     }
 
-    /// Asks for a topic once more when some time has passed.
+    /// Asks for a topic again after a while.
     fn ask_again(self: &Arc<Self>, filter: TopicFilter, wait: Duration) {
         let link = self.clone();
         self.tasks.spawn(async move {
@@ -426,7 +426,7 @@ mod tests {
             let (stream, _) = listener.accept().await.expect("a client");
             let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a WebSocket");
             socket.next().await.expect("a call").expect("whole");
-            // What cannot be read is written into the log.
+            // A message that cannot be read is logged.
             socket.send(Message::text("{")).await.expect("sent");
             while socket.next().await.is_some_and(|message| message.is_ok()) {}
         };

@@ -1,10 +1,11 @@
-//! A call of an operation whose kind is not known beforehand: over HTTP, where the answer's content type shows it.
+//! A call of an operation whose kind is not known beforehand. It goes over HTTP, where the content type of the answer
+//! shows the kind.
 //!
 //! Invariants
-//! - One deadline is over everything: the connection, the request, the answer and the items.
-//! - A call that may have reached the hub and was not answered fails with [`Error::Lost`] or [`Error::Timeout`], never with
-//!   an error by which nothing was sent.
-//! - Nothing waits for ever: a hub writes to a silent stream every 15 seconds, and one that does not is gone.
+//! - One deadline covers everything: the connection, the request, the answer and the items.
+//! - A call that may have reached the hub and was not answered fails with [`Error::Lost`] or [`Error::Timeout`], never
+//!   with an error that says nothing was sent.
+//! - Nothing waits for ever: a hub writes to a silent stream every 15 seconds, and a hub that does not is gone.
 
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ pub enum Outcome {
 pub struct Streamed {
     operation: OperationName,
     response: Response,
-    /// When it must be over, and how long after its begin that is.
+    /// The deadline, and how long after the start it is.
     end: Option<(Instant, Duration)>,
     reader: Reader,
     ended: bool,
@@ -48,7 +49,7 @@ pub struct Streamed {
 /// Server-sent events, put together line by line.
 #[derive(Debug, Default)]
 struct Reader {
-    /// What was read and not looked at.
+    /// Bytes that were read and not looked at yet.
     unread: Vec<u8>,
     event: String,
     data: Vec<u8>,
@@ -61,7 +62,7 @@ struct Event {
     data: Vec<u8>,
 }
 
-/// A stream that is none of a hub's.
+/// The stream cannot be a hub's.
 #[derive(Debug, PartialEq, Eq)]
 struct TooLong;
 
@@ -77,13 +78,13 @@ struct Targeted<'a> {
 // === impl Client ===
 
 impl Client {
-    /// Calls an operation of whatever kind, and answers with its `data` as it is, or with its items. Needs no right but that
-    /// to call it. Of the options `timeout`, `target` and `without_input` count; without a `timeout` a value is waited for
-    /// as long as the client's own is, and items come until the subscription ends. Dropping the future aborts the call at
-    /// the spoke.
+    /// Calls an operation of any kind and returns its `data` as it is, or its items. It needs no right but that to call
+    /// the operation. Only the options `timeout`, `target` and `without_input` apply. Without a `timeout`, a value is
+    /// waited for as long as the client's own timeout, and items come until the subscription ends. Dropping the future
+    /// aborts the call at the spoke.
     ///
     /// # Errors
-    /// [`Error::Problem`] when the hub or the spoke gave a reason; else as [`Client::call`].
+    /// [`Error::Problem`] if the hub or the spoke gave a reason; otherwise as [`Client::call`].
     pub async fn outcome(
         &self,
         operation: &OperationName,
@@ -129,7 +130,7 @@ impl Client {
                 let body = RawJson::from_value(&targeted).map_err(Error::encode)?;
                 ("hub.call", body.bytes())
             }
-            // An empty body is no input.
+            // An empty body means no input.
             None => (operation.as_str(), input.map(RawJson::bytes).unwrap_or_default()),
         };
         let url = self.0.endpoint.route(&["v1", "call", called])?;
@@ -167,7 +168,7 @@ impl Streamed {
         }
     }
 
-    /// The next item's `data`, or why there is no other; `None` after the end. A dropped future loses nothing.
+    /// The next item's `data`, or why there are no more; `None` after the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<RawJson, Error>> {
         if self.ended {
             return None;
@@ -215,7 +216,7 @@ impl Streamed {
                 self.reader.unread.extend_from_slice(&chunk);
                 Ok(())
             }
-            // The hub marks every end: a stream that just stops was broken.
+            // The hub marks every end, so a stream that just stops was broken.
             Ok(Ok(None) | Err(_)) => Err(Error::Lost),
             Err(_) => Err(late),
         }
@@ -225,7 +226,7 @@ impl Streamed {
 // === impl Reader ===
 
 impl Reader {
-    /// The next whole event of what was read.
+    /// The next complete event in what was read.
     fn next(&mut self) -> Result<Option<Event>, TooLong> {
         let (mut looked, mut found) = (0, None);
         while let Some(end) = self.unread[looked..].iter().position(|&byte| byte == b'\n') {
@@ -253,7 +254,7 @@ impl Reader {
     }
 }
 
-/// The value of a field of a line.
+/// The value of a field, if the line has this name.
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let value = line.strip_prefix(name)?;
     Some(value.strip_prefix(b" ").unwrap_or(value))

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::options::CallOptions;
 use crate::Error;
 
-/// Writes a value and checks its size.
+/// Writes a value as JSON and checks its size.
 pub(crate) fn payload<T: Serialize + ?Sized>(value: &T) -> Result<RawJson, Error> {
     let raw = RawJson::from_value(value).map_err(Error::encode)?;
     check_size(raw.len(), PAYLOAD_LIMIT_BYTES)?;
@@ -25,7 +25,7 @@ pub(crate) fn check_size(size: usize, limit: usize) -> Result<(), Error> {
     }
 }
 
-/// An id that no other call has.
+/// A new, unique request id.
 pub(crate) fn new_id() -> RequestId {
     uuid::Uuid::now_v7()
         .to_string()
@@ -40,7 +40,7 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A call as it travels.
+/// A call as it is sent.
 pub(super) fn requested(
     id: &RequestId,
     operation: &OperationName,

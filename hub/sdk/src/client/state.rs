@@ -1,7 +1,7 @@
 //! What waits on the client's connection: calls for their answers, streams for their items and events.
 //!
 //! Invariants
-//! - A call leaves `calls` by its answer, its ticket or the connection's end, and by nothing else.
+//! - A call leaves `calls` by its answer, its ticket or the connection's end, and in no other way.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl State {
             }
             Some(Pending::Call(_)) => {
                 if let Some(Pending::Call(caller)) = self.calls.remove(request_id) {
-                    // The caller may have gone in this moment; the call is over all the same.
+                    // The caller may be gone by now; the call is over all the same.
                     let _ = caller.send(Ok(output));
                 }
                 None
@@ -85,8 +85,8 @@ impl State {
         }
     }
 
-    /// A frame of ours was refused: for a topic its streams end, or it is asked for again after a time; for anything else
-    /// nobody waits.
+    /// One of our frames was refused. A refused topic ends its streams, or is asked for again after a while; for
+    /// anything else nobody waits.
     pub(super) fn refused(&mut self, message: &Bytes, error: CallError) -> Option<(TopicFilter, Duration)> {
         #[derive(Deserialize)]
         struct Refused {
@@ -108,7 +108,7 @@ impl State {
 impl Pending {
     pub(super) fn fail(self, error: Error) {
         match self {
-            // The caller may have gone in this moment.
+            // The caller may be gone by now.
             Self::Call(caller) => drop(caller.send(Err(error))),
             Self::Subscription(items) => items.end_with(Err(error)),
         }

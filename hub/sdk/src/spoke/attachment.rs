@@ -1,8 +1,8 @@
-//! One of the sessions that a spoke holds, as the others of its parts see it.
+//! One of the sessions that a spoke holds, as the other parts of the spoke see it.
 //!
 //! Invariants
-//! - What is shown of it is of the session that is registered; between two it shows nothing.
-//! - One request waits for its hub's answer at a time, and who waits for it learns when the session ends.
+//! - What is shown belongs to the registered session; between two sessions nothing is shown.
+//! - At most one request waits for the hub's answer at a time, and whoever waits for it learns when the session ends.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,27 +20,27 @@ use crate::Error;
 use crate::outbox::Outbox;
 use crate::session::Whereabouts;
 
-/// Time for the hub to answer a registration that takes the place of another one.
+/// Time for the hub to answer a registration that replaces another.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a session to reach another hub, when nobody else wants that.
+/// Time for a session to reach another hub, when it moves of its own accord.
 const MOVING: Duration = Duration::from_secs(10);
 
 /// A session of a spoke.
 #[derive(Debug)]
 pub(super) struct Attachment {
-    /// As what it registers.
+    /// The instance that it registers as.
     pub(super) instance: InstanceId,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// A part of the spoke's concurrency is its own: it registers, is registered, or comes back.
+    /// It occupies its share of the spoke's concurrency: it is registering, registered, or coming back.
     has_room: bool,
     /// Whether it has a connection.
     is_there: bool,
-    /// Where it has gone on, as long as that is not known of the registration.
+    /// Where it has moved, until the registration says so.
     at: Option<Whereabouts>,
     registered: Option<RegisteredSession>,
     /// The request that waits for the hub's answer.
@@ -54,9 +54,9 @@ pub(super) type Asked = (RequestId, oneshot::Sender<Result<RegisterOutput, Error
 struct RegisteredSession {
     outbox: Outbox,
     output: Arc<RegisterOutput>,
-    /// The calls at once that it is registered with.
+    /// The concurrency that it is registered with.
     concurrency: Option<u32>,
-    /// The change of the spoke's offers that it is registered with.
+    /// The number of the change of offers that it is registered with.
     number: u64,
 }
 
@@ -70,18 +70,18 @@ impl Attachment {
         }
     }
 
-    /// A session is about to register.
+    /// Notes that a session is about to register.
     pub(super) fn takes_room(&self) {
         let mut state = self.state.lock();
         (state.has_room, state.is_there) = (true, true);
     }
 
-    /// Whether a part of the spoke's concurrency is the session's, whose connection may be lost.
+    /// Whether the session occupies its share of the spoke's concurrency, perhaps with its connection lost.
     pub(super) fn has_room(&self) -> bool {
         self.state.lock().has_room
     }
 
-    /// A session is registered, with so many calls at once.
+    /// Notes that a session is registered, with this concurrency.
     pub(super) fn begins(&self, outbox: Outbox, answered: Answered, concurrency: Option<u32>) {
         let mut state = self.state.lock();
         let mut session = RegisteredSession {
@@ -90,25 +90,25 @@ impl Attachment {
             concurrency,
             number: answered.number,
         };
-        // The answer may have been read before the connection was lost, and be looked at after that.
+        // The answer may have been read before the connection was lost and be looked at only now.
         if let Some(at) = state.at.take() {
             session.is_at(&at);
         }
         state.registered = Some(session);
     }
 
-    /// Its connection is lost, or there is another one; whether that is of a session that is registered.
+    /// Notes that its connection is lost, or that there is a new one; returns whether the session is registered.
     pub(super) fn set_there(&self, is_there: bool) -> bool {
         let mut state = self.state.lock();
         if !is_there {
-            // The answer may take as long as the session lasts: nobody waits for that.
+            // The answer may take as long as the session lasts, so nobody should wait for it.
             state.asked = None;
         }
         state.is_there = is_there;
         state.registered.is_some()
     }
 
-    /// The session goes on here.
+    /// Notes where the session goes on.
     pub(super) fn is_at(&self, at: &Whereabouts) {
         let mut state = self.state.lock();
         match &mut state.registered {
@@ -117,12 +117,12 @@ impl Attachment {
         }
     }
 
-    /// The session is over.
+    /// Notes that the session is over.
     pub(super) fn ends(&self) {
         *self.state.lock() = State::default();
     }
 
-    /// What it is registered as, while it has a connection.
+    /// Its registration, while it has a connection.
     pub(super) fn output(&self) -> Option<Arc<RegisterOutput>> {
         let state = self.state.lock();
         state.there().map(|session| session.output.clone())
@@ -134,18 +134,19 @@ impl Attachment {
         state.there().map(RegisteredSession::hub)
     }
 
-    /// The hub that has it, or had it when its connection was lost: there it may come back to.
+    /// The hub that has it, or had it when its connection was lost: it may come back there.
     pub(super) fn last_hub(&self) -> Option<String> {
         self.state.lock().registered.as_ref().map(RegisteredSession::hub)
     }
 
-    /// The calls at once that it is registered with, while it has a connection.
+    /// The concurrency that it is registered with, while it has a connection.
     pub(super) fn concurrency(&self) -> Option<Option<u32>> {
         let state = self.state.lock();
         state.there().map(|session| session.concurrency)
     }
 
-    /// Whether it is registered with this change of the spoke's offers, or there is no session, nor one about to register.
+    /// Whether it is registered with this change of the spoke's offers, or there is neither a session nor one about to
+    /// register.
     pub(super) fn offers(&self, number: u64) -> bool {
         let state = self.state.lock();
         match &state.registered {
@@ -154,26 +155,26 @@ impl Attachment {
         }
     }
 
-    /// What is said over the session, where there is one.
+    /// The outbox of the session, if there is one.
     pub(super) fn outbox(&self) -> Option<Outbox> {
         let state = self.state.lock();
         state.registered.as_ref().map(|session| session.outbox.clone())
     }
 
-    /// How many hubs there are, as its hub says, while it has a connection.
+    /// How many hubs there are, according to its hub, while it has a connection.
     pub(super) fn hubs(&self) -> Option<watch::Receiver<u32>> {
         let state = self.state.lock();
         state.there().map(|session| session.outbox.hubs())
     }
 
-    /// Says so many messages over the session, where there is one.
+    /// Sends messages over the session, if there is one.
     pub(super) fn send(&self, messages: impl Iterator<Item = Bytes>) {
         if let Some(outbox) = self.outbox() {
             messages.for_each(|message| outbox.push(message));
         }
     }
 
-    /// Has the session go on over another connection, as when its hub asks for that.
+    /// Moves the session to another connection, as if its hub had asked for that.
     pub(super) fn move_on(&self) {
         let state = self.state.lock();
         if let Some(session) = state.there() {
@@ -181,11 +182,11 @@ impl Attachment {
         }
     }
 
-    /// Asks the session's hub for something about its registration, and waits for the answer, for a time: what it sent before
-    /// comes before that. What `message` makes is sent before what a later call makes.
+    /// Sends the session's hub a request about its registration and waits, for a limited time, for the answer; whatever
+    /// the hub sent before arrives before it. The message that `message` makes is sent before that of any later call.
     ///
     /// # Errors
-    /// There is no session, or its hub refuses, or is silent.
+    /// There is no session, its hub refuses, or it is silent.
     pub(super) async fn ask(&self, message: impl FnOnce(&RequestId) -> Bytes) -> Result<RegisterOutput, Error> {
         let (sender, answer) = oneshot::channel();
         {
@@ -202,7 +203,7 @@ impl Attachment {
         }
     }
 
-    /// What the session is registered as from now on, with so many calls at once.
+    /// Notes what the session is registered as from now on, with this concurrency.
     pub(super) fn set_registered(&self, answered: Answered, concurrency: Option<u32>) {
         if let Some(session) = &mut self.state.lock().registered {
             session.output = Arc::new(answered.output);
@@ -211,8 +212,8 @@ impl Attachment {
         }
     }
 
-    /// What the session is registered as after a change of this number: what the answer to it says of the operations that were
-    /// added, and of the others what was said before, but for those that were removed.
+    /// Notes the registration after a change with this number: the results of the added operations come from the
+    /// answer, those of the others from before, without the removed ones.
     pub(super) fn updated(&self, mut output: RegisterOutput, removed: HashSet<String>, number: u64) {
         let mut state = self.state.lock();
         let before = state.registered.as_mut().filter(|session| session.number + 1 == number);
@@ -227,11 +228,11 @@ impl Attachment {
         }
     }
 
-    /// The hub has answered a request, perhaps that one.
+    /// Notes the hub's answer to a request, perhaps the one that is being waited for.
     pub(super) fn answered(&self, request_id: &RequestId, output: Result<RegisterOutput, Error>) {
         let asked = self.state.lock().asked.take_if(|(id, _)| id == request_id);
         if let Some((_, waiting)) = asked {
-            // Who waits may have run out of time.
+            // Whoever was waiting may have run out of time.
             let _ = waiting.send(output);
         }
     }
@@ -268,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// The hub's answer was read, then the end of the connection, and then the answer is looked at.
+    /// The hub's answer is read, then the connection ends, and only then is the answer looked at.
     #[test]
     fn a_session_that_is_registered_after_its_connection_was_lost_is_not_there() {
         let attachment = Attachment::new("one".parse().expect("valid"));

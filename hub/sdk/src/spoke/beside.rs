@@ -1,12 +1,12 @@
 //! The second session of a spoke, on another hub than the first.
 //!
 //! Invariants
-//! - It is begun once the first is registered, and where its hub says that there are others. It says which hub it avoids, so
-//!   that a load balancer before the hubs brings it to another one after a few tries. Where it does not, one session is
+//! - It is begun once the first is registered and its hub says that there are others. It names the hub to avoid, so
+//!   that a load balancer before the hubs takes it to another one after a few tries. If that fails, one session is
 //!   enough for a while, or until the number of hubs changes: nothing is tried in between.
-//! - One that had to go to the hub of the other leaves it when there is another hub.
-//! - Its failures end nothing: the spoke is what its first session is. But where another program has taken its place, that
-//!   has the spoke's.
+//! - If it had to go to the hub of the other session, it leaves that hub once there is another.
+//! - Its failures end nothing: the state of the spoke is that of its first session. The one exception is a program that
+//!   has taken its place: it has taken the spoke's.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use tokio::time::sleep;
 use super::{FIRST, SECOND, Shared};
 use crate::endpoint::{Socket, TRIES};
 
-/// Pauses between tries to reach another hub: all spokes of a hub hear at once that there is another one.
+/// Pauses between attempts to reach another hub: all spokes of a hub hear of another hub at the same time.
 const APART: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(4));
 
-/// Pauses after so many tries.
+/// Pauses after all attempts have failed.
 const ENOUGH: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(10));
 
-/// A connection for a session to another hub than the other session has; waits for as long as there is none. `None` once the
-/// other session has no connection: then any hub will do.
+/// A connection for a session, to a hub other than the other session's; waits for as long as there is none. `None` once
+/// the other session has no connection: then any hub will do.
 pub(super) async fn dial(shared: &Shared, session: usize) -> Option<Socket> {
     let other = &shared.sessions[1 - session];
     let lost = shared.wait_for(|| other.output().is_none());
@@ -50,8 +50,8 @@ pub(super) async fn dial(shared: &Shared, session: usize) -> Option<Socket> {
     }
 }
 
-/// Has the second session go on on another hub when it is where the first one is, as it may be after its hub went away, and
-/// there are others; for as long as the future is polled.
+/// Moves the second session to another hub when it shares a hub with the first (which may happen after its own hub went
+/// away) and there are others; for as long as the future is polled.
 pub(super) async fn part(shared: &Shared) -> Infallible {
     let (mut apart, mut pause) = (APART, ENOUGH);
     loop {
@@ -82,7 +82,7 @@ fn meet(shared: &Shared) -> bool {
     first.is_some() && first == shared.sessions[SECOND].hub()
 }
 
-/// A few tries.
+/// A few attempts.
 async fn try_apart(shared: &Shared, session: usize) -> Option<Socket> {
     let mut pause = APART;
     for _ in 0..TRIES {

@@ -1,4 +1,4 @@
-//! What a handler may know of the call that it answers.
+//! What a handler may know about the call it answers.
 
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ pub struct Context {
 // === impl Context ===
 
 impl Context {
-    /// The hub's id for the call; give it to nested calls as [`crate::CallOptions::parent`].
+    /// The hub's id for the call; pass it to nested calls as [`crate::CallOptions::parent`].
     pub fn request_id(&self) -> &RequestId {
         &self.request_id
     }
 
-    /// What was called.
+    /// The operation that was called.
     pub fn operation(&self) -> &OperationName {
         &self.operation
     }
 
-    /// When the call ends by itself; subscriptions have no such time.
+    /// When the call ends by itself; `None` for subscriptions, which have no such time.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -44,7 +44,7 @@ impl Context {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The call in whose course this one was made.
+    /// The call during which this one was made.
     pub fn parent(&self) -> Option<&RequestId> {
         self.parent.as_ref()
     }
@@ -54,19 +54,19 @@ impl Context {
         self.traceparent.as_deref()
     }
 
-    /// Everything that the caller sent beside the input, a JSON object; the trace context is in it too.
+    /// Everything that the caller sent besides the input, as a JSON object; it includes the trace context.
     pub fn metadata(&self) -> Option<&RawJson> {
         self.metadata.as_ref().map(Metadata::raw)
     }
 
-    /// Who asks, made by the hub from the caller's key: the key's id, and those of its scopes that the operation requires.
-    /// `None` from a hub that does not send it.
+    /// Who calls, as the hub states it from the caller's key: the key's id, and those of its scopes that the operation
+    /// requires. `None` from a hub that does not send it.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 
     /// Cancelled when the call is aborted, its deadline passes or the connection is lost. The handler's own future is
-    /// dropped then; this is for what it spawned.
+    /// dropped then; this is for whatever it spawned.
     pub fn aborted(&self) -> &CancellationToken {
         &self.aborted
     }

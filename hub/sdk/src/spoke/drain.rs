@@ -9,7 +9,8 @@ use tokio::time::timeout;
 use super::attachment::Attachment;
 use super::{NoRoom, Shared, Status};
 
-/// Time for a lost connection to come back, when the spoke is to end: until then its running calls have nobody to answer.
+/// How long a lost connection may take to come back when the spoke is to end: until then its running calls have nobody
+/// to answer to.
 const AWAY: Duration = Duration::from_secs(2);
 
 // === impl Shared ===
@@ -22,7 +23,7 @@ impl Shared {
             self.withdraw().await;
             self.quiet().await;
         };
-        // What has not finished by then is aborted with the connection.
+        // Whatever has not finished by then is aborted with the connection.
         tokio::select! {
             _ = timeout(self.drain_timeout, drained) => {}
             () = self.away() => {}
@@ -36,7 +37,7 @@ impl Shared {
     async fn away(&self) {
         let mut status = self.status.subscribe();
         loop {
-            // The sender is our own.
+            // Cannot fail: we hold the sender.
             let _ = status.wait_for(|status| !is_there(status)).await;
             if timeout(AWAY, status.wait_for(is_there)).await.is_err() {
                 return;
@@ -44,23 +45,23 @@ impl Shared {
         }
     }
 
-    /// Asks the hubs to send no more calls, by a registration without operations, and waits for their answers: what they sent
-    /// before comes before that.
+    /// Asks the hubs to send no more calls, by registering without operations, and waits for their answers: whatever
+    /// they sent before arrives before that.
     async fn withdraw(&self) {
         join_all(self.sessions.iter().map(|session| self.withdraw_from(session))).await;
     }
 
-    /// Withdraws the operations of one session, where there is one.
+    /// Withdraws the operations of one session, if there is one.
     pub(super) async fn withdraw_from(&self, session: &Attachment) {
-        // A hub that refuses, or is silent, cannot be waited for.
+        // There is no point in waiting for a hub that refuses or is silent.
         drop(self.register_again(session, self.concurrency).await);
     }
 
-    /// Waits until no call runs, and takes none from then on.
+    /// Waits until no call runs, and accepts none from then on.
     async fn quiet(&self) {
         let mut running = self.running.subscribe();
         loop {
-            // The sender is our own.
+            // Cannot fail: we hold the sender.
             let _ = running.wait_for(|calls| *calls == 0).await;
             let mut closed = false;
             self.running.send_if_modified(|calls| {
@@ -77,7 +78,7 @@ impl Shared {
     /// Counts a call that begins.
     ///
     /// # Errors
-    /// None may.
+    /// No further call may begin.
     pub(super) fn begin(&self) -> Result<(), NoRoom> {
         let most = self.most().map(|calls| usize::try_from(calls).unwrap_or(usize::MAX));
         let mut begins = Ok(());

@@ -14,8 +14,9 @@ pub struct Failure(Box<CallError>);
 // === impl Failure ===
 
 impl Failure {
-    /// A failure with a code of the operation's own: 1 to 64 letters, digits, `_`, `-` and `.`. Of alkhub's codes the hub
-    /// hands on those that a spoke may use, and others that the operation declares; docs/PROTOCOL.md has the list.
+    /// A failure with a code of the operation's own: 1 to 64 letters, digits, `_`, `-` and `.`. Of alkhub's own codes,
+    /// the hub passes on those that a spoke may use and those that the operation declares; docs/PROTOCOL.md has the
+    /// list.
     pub fn new(code: impl AsRef<str>, message: impl Into<String>) -> Self {
         let code = code.as_ref().parse().unwrap_or(Code::UnknownError);
         Self(Box::new(CallError::new(code, message).delivered(Delivered::Yes)))
@@ -28,20 +29,20 @@ impl Failure {
         self
     }
 
-    /// Marks that the same call may be sent again.
+    /// Marks the call as safe to send again.
     #[must_use]
     pub fn retryable(mut self) -> Self {
         self.0.retryable = true;
         self
     }
 
-    /// The error as it travels.
+    /// The error as it is sent.
     pub fn into_call_error(self) -> CallError {
         *self.0
     }
 }
 
-/// `CallError` included, which keeps its code.
+/// This includes `CallError`, which keeps its code.
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         let mut error: Box<dyn std::error::Error + Send + Sync> = Box::new(error);

@@ -1,4 +1,4 @@
-//! What may be a typed handler: functions of an input, with or without a [`Context`].
+//! What can be a typed handler: functions of an input, with or without a [`Context`].
 
 use std::future::Future;
 
@@ -11,9 +11,9 @@ use super::{Context, Failure};
 
 /// An `async fn(Input) -> Result<Output, Error>`, or one that also takes a [`Context`].
 pub trait Handler<M>: Send + Sync + 'static {
-    /// What it takes.
+    /// Its input.
     type Input: DeserializeOwned + JsonSchema + Send;
-    /// What it gives.
+    /// Its output.
     type Output: Serialize + JsonSchema + Send;
 
     /// Answers one call.
@@ -22,9 +22,9 @@ pub trait Handler<M>: Send + Sync + 'static {
 
 /// A `fn(Input) -> impl Stream<Item = Result<Output, Error>>`, or one that also takes a [`Context`].
 pub trait StreamHandler<M>: Send + Sync + 'static {
-    /// What it takes.
+    /// Its input.
     type Input: DeserializeOwned + JsonSchema + Send;
-    /// What each item is.
+    /// The type of each item.
     type Output: Serialize + JsonSchema + Send;
 
     /// Begins one subscription.

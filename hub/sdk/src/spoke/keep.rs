@@ -32,7 +32,7 @@ struct Ended {
     registered: bool,
 }
 
-/// Shows the end of a spoke however the task that keeps it connected ends: who waits for it must not wait for ever.
+/// Shows the end of a spoke, however the task that keeps it connected ends: nobody must wait for it for ever.
 struct EndOnDrop {
     shared: Arc<Shared>,
     /// Why it ended; `None`: the task was dropped before it knew.
@@ -65,7 +65,7 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
     end.why = Some(first.or(second));
 }
 
-/// Connects and registers, again after each loss. Why it ended, unless it was shut down.
+/// Connects and registers, and again after each loss; returns why it ended, unless it was shut down.
 async fn connected(shared: &Arc<Shared>) -> Option<Error> {
     let (mut backoff, mut last_cause) = (BACKOFF, LastCause::default());
     let mut ever_registered = false;
@@ -92,7 +92,7 @@ async fn connected(shared: &Arc<Shared>) -> Option<Error> {
             shared.other_has_ended().await;
             return None;
         }
-        // A certificate that was good before will be replaced by a good one: a fleet must see that day.
+        // A certificate that was good before will be replaced by a good one: a fleet must survive until then.
         let never_trusted = !ever_registered && matches!(error, Error::Untrusted { .. });
         if error.is_permanent() || never_trusted {
             return Some(error);
@@ -104,8 +104,8 @@ async fn connected(shared: &Arc<Shared>) -> Option<Error> {
     }
 }
 
-/// Keeps the second session, for as long as the spoke goes on. Its failures end nothing; but when another program has taken
-/// its place, that is why the spoke ends: the two would take it from each other for ever.
+/// Keeps the second session for as long as the spoke goes on. Its failures end nothing, with one exception: if another
+/// program has taken its place, the spoke ends for that reason, as the two would take it from each other for ever.
 async fn keep_second(shared: &Arc<Shared>) -> Option<Error> {
     let mut pause = AGAIN;
     loop {
@@ -136,7 +136,7 @@ async fn keep_second(shared: &Arc<Shared>) -> Option<Error> {
     }
 }
 
-/// A connection for the first session, after so many failures: to any hub, unless the second one is there.
+/// A connection for the first session, after so many failures: to any hub, unless the second session is connected.
 async fn dial(shared: &Shared, failures: u32) -> Result<Socket, Error> {
     if shared.other(FIRST).is_some()
         && let Some(socket) = beside::dial(shared, FIRST).await
@@ -159,8 +159,8 @@ async fn dial_second(shared: &Shared) -> Socket {
     }
 }
 
-/// Runs one session to its end, over the connection first; `which` of the two it is. It leaves the answers that its hub, which
-/// may be dead, has not taken to the session that is there, or comes next.
+/// Runs one session to its end, over `socket` first; `which` says which of the two it is. If its hub, which may be
+/// dead, has not taken some answers, they are left to the other session, or to the one that comes next.
 async fn serve(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) -> Ended {
     let ended = run(shared, which, socket, again).await;
     shared.sessions[which].ends();
@@ -215,7 +215,7 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
     attachment.begins(outbox.clone(), registered, concurrency);
     shared.show(None);
     let withdrawing = async {
-        // The drain did not find it.
+        // The drain came too early to find this session.
         if shared.is_ending() {
             shared.withdraw_from(attachment).await;
         }
@@ -237,8 +237,8 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
     }
 }
 
-/// Registers. A first registration must be whole; a later one is kept as it is, so that a spoke does not take all its
-/// operations away because one of them is refused now.
+/// Registers. A first registration must be accepted as a whole; a later one is kept even if it is not, so that a spoke
+/// does not lose all its operations because one of them is refused now.
 async fn registration(
     shared: &Shared,
     session: Registering<'_>,
@@ -277,7 +277,7 @@ impl Drop for EndOnDrop {
     fn drop(&mut self) {
         let why = self.why.take().unwrap_or_else(|| Some(Error::of_drop()));
         self.shared.stop.cancel();
-        // Nobody answers what was asked of the hubs any more.
+        // Nobody will answer what was asked of the hubs any more.
         self.shared.sessions.iter().for_each(|session| session.ends());
         self.shared.status.send_replace(Status::Ended(why));
     }
@@ -286,8 +286,8 @@ impl Drop for EndOnDrop {
 // === impl Shared ===
 
 impl Shared {
-    /// Shows where the spoke is: registered while one of its sessions is there; else why none is. Answers that were left go
-    /// over one that is there.
+    /// Updates the status: registered while one of the sessions is connected, otherwise why none is. Answers that were
+    /// left over are sent over a connected one.
     pub(super) fn show(&self, error: Option<Error>) {
         if let Some(there) = self.sessions.iter().find(|session| session.output().is_some()) {
             there.send(self.left.lock().drain(..));
@@ -295,7 +295,7 @@ impl Shared {
         if self.stop.is_cancelled() {
             return;
         }
-        // Looked up while the status is locked: what is looked up later is not overwritten.
+        // Looked up while the status is locked, so that a later result is not overwritten by an earlier one.
         self.status.send_modify(|status| {
             let there = self.sessions.iter().find_map(|session| session.output());
             *status = match there {
@@ -305,7 +305,7 @@ impl Shared {
         });
     }
 
-    /// Shows what becomes of the connection while a session goes on.
+    /// Shows what happens to the connection while a session goes on.
     fn seen(&self, session: &Attachment, link: LinkNews) {
         let (is_there, error) = match link {
             LinkNews::Lost(error) => (false, Some(error)),
@@ -314,19 +314,19 @@ impl Shared {
                 (true, None)
             }
         };
-        // Before the session is registered nothing changes.
+        // Before the session is registered, nothing changes.
         if session.set_there(is_there) {
             self.show(error);
         }
     }
 
-    /// Waits until something holds of the sessions: what changes there is shown.
+    /// Waits until a condition on the sessions holds; every change to them shows in the status.
     pub(super) async fn wait_for(&self, holds: impl Fn() -> bool) {
-        // The sender is our own.
+        // Cannot fail: we hold the sender.
         let _ = self.status.subscribe().wait_for(|_| holds()).await;
     }
 
-    /// The other session beside one, where there may be two.
+    /// The other session, if there may be two.
     pub(super) fn other(&self, session: usize) -> Option<&Attachment> {
         let other = self.sessions.get(1 - session);
         other.map(Arc::as_ref)
@@ -340,7 +340,7 @@ impl Shared {
         }
     }
 
-    /// Whether it comes back no more.
+    /// Whether the spoke will not connect again.
     pub(super) fn is_ending(&self) -> bool {
         self.stop.is_cancelled() || self.draining.load(Ordering::Acquire)
     }
@@ -361,7 +361,7 @@ mod tests {
         let url = format!("http://{}", port.local_addr().expect("bound"));
         drop(port);
 
-        // Nobody listens there, which the task writes into the log.
+        // Nobody listens there, so the task logs an error.
         let spoke = Spoke::builder(url).name("builder").spawn().expect("valid settings");
         let ended = timeout(Duration::from_secs(20), spoke.ended()).await;
 

@@ -1,7 +1,8 @@
-//! Answers of a session whose connection is lost, over the other session of the spoke.
+//! Sends answers of a session whose connection is lost over the other session of the spoke.
 //!
-//! Its hub may be dead, and nobody knows that yet: the callers' hubs await the answers for as long as the lease of a hub lasts,
-//! and the session may be known to be lost as late as that. An answer that arrives twice counts once.
+//! The session's hub may be dead without anybody knowing yet: the callers' hubs await the answers for as long as the
+//! lease of a hub lasts, and it may take just as long until the session is known to be lost. An answer that arrives
+//! twice counts once.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use tokio::time::sleep;
 use super::Shared;
 use crate::outbox::Outbox;
 
-/// A connection that is lost for so long may have been lost with its hub.
+/// A connection that has been lost for this long may have been lost together with its hub.
 const LOST: Duration = Duration::from_secs(1);
 
-/// Time between two looks at what is ready.
+/// How often to look for answers that are ready.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Lends the session the connection of the other one whenever its own is lost, for as long as the future is polled.
+/// Whenever the session's own connection is lost, lends it that of the other one, for as long as the future is polled.
 pub(super) async fn lend(shared: &Shared, which: usize, outbox: &Outbox) -> Infallible {
     let session = &shared.sessions[which];
     loop {

@@ -1,10 +1,10 @@
 //! What a spoke offers, which may change while it runs.
 //!
 //! Invariants
-//! - Each change has a number of its own: a session that has registered with another one is registered anew.
-//! - A handler is there from before its operation is offered until no session offers it any more: calls may come before the
-//!   hub's answer to either.
-//! - The hash by which a hub knows a specification is kept beside that specification, and never goes to another one.
+//! - Each change has a number of its own: a session that has registered with another number is registered anew.
+//! - A handler exists from before its operation is offered until no session offers it any more: calls may arrive before
+//!   the hub's answer to either.
+//! - The hash by which a hub knows a specification is kept with that specification, and is never used for another.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Offers(RwLock<Offered>);
 struct Offered {
     number: u64,
     offers: Vec<Arc<Offer>>,
-    /// Those that are not offered any more too, for as long as a session may be asked for them.
+    /// Also those that are no longer offered, for as long as a session may be called for them.
     runs: HashMap<OperationName, Run>,
 }
 
@@ -32,29 +32,29 @@ struct Offered {
 pub(super) struct Offer {
     name: OperationName,
     spec: RawJson,
-    /// By which hubs know the specification, as one of them has said.
+    /// The hash by which hubs know the specification, as one of them has said.
     hash: Mutex<Option<String>>,
 }
 
-/// What a message to a hub offers: the number of the change that it is as of, and the operations in their order.
+/// What a message to a hub offers: the number of the last change it includes, and the operations in order.
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) number: u64,
     pub(super) offers: Vec<Arc<Offer>>,
 }
 
-/// What a hub has registered.
+/// A hub's answer to a registration.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) output: RegisterOutput,
-    /// The number of the change of the offers that it is as of.
+    /// The number of the last change of the offers that it includes.
     pub(super) number: u64,
 }
 
 /// A change that the hubs may refuse.
 #[derive(Debug)]
 pub(super) struct Change {
-    /// What is new for them.
+    /// What is new to them.
     pub(super) added: Sent,
     pub(super) removed: Vec<OperationName>,
     before: Offered,
@@ -83,12 +83,12 @@ impl Offers {
         self.0.read().number
     }
 
-    /// Whether hubs know a specification by its hash.
+    /// Whether hubs know any specification by its hash.
     pub(super) fn has_hashes(&self) -> bool {
         self.0.read().offers.iter().any(|offer| offer.hash.lock().is_some())
     }
 
-    /// Everything, as a registration has it.
+    /// Everything, for a registration.
     pub(super) fn all(&self) -> Sent {
         let offered = self.0.read();
         Sent {
@@ -97,7 +97,7 @@ impl Offers {
         }
     }
 
-    /// Hubs do not know these hashes.
+    /// Forgets hashes that hubs do not know.
     pub(super) fn forget(&self, unknown: &[String]) {
         let unknown: HashSet<&String> = unknown.iter().collect();
         for offer in &self.0.read().offers {
@@ -105,7 +105,7 @@ impl Offers {
         }
     }
 
-    /// What there would be after a change.
+    /// What would be offered after a change.
     pub(super) fn with(&self, added: &[NewOffer], removed: &[OperationName]) -> Vec<RawJson> {
         let out: HashSet<&OperationName> = removed.iter().chain(added.iter().map(|(name, ..)| name)).collect();
         let offered = self.0.read();
@@ -114,7 +114,8 @@ impl Offers {
         kept.chain(added.iter().map(|(_, spec, _)| spec.clone())).collect()
     }
 
-    /// Changes what is offered: handlers are there from now on, and none is gone. `None` where it is no news for the hubs.
+    /// Changes what is offered: new handlers are there from now on, and none is removed yet. `None` if there is nothing
+    /// to tell the hubs.
     pub(super) fn change(&self, added: Vec<NewOffer>, mut removed: Vec<OperationName>) -> Option<Change> {
         let mut offered = self.0.write();
         let before = offered.clone();
@@ -135,7 +136,8 @@ impl Offers {
         })
     }
 
-    /// Takes a change back, which was the last one. Its handlers stay until no hub has it: some may have taken it.
+    /// Takes back a change, which must be the last one. Its handlers stay until no hub has it: some may have accepted
+    /// it.
     pub(super) fn undo(&self, change: Change) {
         let mut offered = self.0.write();
         let Offered { offers, mut runs, .. } = change.before;
@@ -149,7 +151,7 @@ impl Offers {
         };
     }
 
-    /// No session is registered with an earlier change than the last one.
+    /// Notes that no session is registered with an earlier change than this one, the last.
     pub(super) fn settled(&self, number: u64) {
         let mut offered = self.0.write();
         if offered.number == number {
@@ -163,8 +165,8 @@ impl Offers {
 // === impl Offered ===
 
 impl Offered {
-    /// Offers more. One of a name that is offered takes its place, and keeps what is known of the same specification; those
-    /// that are new for the hubs.
+    /// Offers more operations. One of the same name is replaced, keeping what is known if the specification is the
+    /// same; returns those that are new to the hubs.
     fn add(&mut self, operations: Vec<NewOffer>) -> Vec<Arc<Offer>> {
         let mut new = Vec::new();
         for (name, spec, run) in operations {
@@ -189,7 +191,7 @@ impl Offered {
 // === impl Offer ===
 
 impl Offer {
-    /// Whether a hub's answer means it by this name.
+    /// Whether a hub's answer means this operation by the name.
     pub(super) fn is(&self, name: &str) -> bool {
         self.name.as_str() == name
     }
@@ -198,7 +200,7 @@ impl Offer {
 // === impl Sent ===
 
 impl Sent {
-    /// As messages have it: by hash where that is known, if `by_hash`.
+    /// The entries as messages have them: if `by_hash`, by hash where that is known.
     pub(super) fn entries(&self, by_hash: bool) -> Vec<RawJson> {
         let entry = |offer: &Arc<Offer>| {
             let hash = offer.hash.lock().clone().filter(|_| by_hash);
@@ -208,7 +210,7 @@ impl Sent {
         self.offers.iter().map(entry).collect()
     }
 
-    /// Keeps the hashes that a hub's answer has.
+    /// Keeps the hashes from a hub's answer.
     pub(super) fn learn(&self, output: &RegisterOutput) {
         for (offer, result) in self.offers.iter().zip(&output.operations) {
             if let Some(hash) = &result.hash {

@@ -34,13 +34,13 @@ pub struct Operation {
     run: Run,
 }
 
-/// A handler with its types gone; what it gives is wrapped in `{data, meta}`.
+/// A handler with its types erased; its output is wrapped in `{data, meta}`.
 #[derive(Clone)]
 pub(super) struct Run(Arc<RunFn>);
 
 type RunFn = dyn Fn(RawJson, Context) -> BoxFuture<'static, Result<Outcome, Failure>> + Send + Sync;
 
-/// An operation with its specification as it travels.
+/// An operation with its specification as it is sent.
 pub(super) type NewOffer = (OperationName, RawJson, Run);
 
 /// [`Answer`] with its values wrapped.
@@ -52,7 +52,8 @@ pub(super) enum Outcome {
 // === impl Operation ===
 
 impl Operation {
-    /// An operation that reads only: the hub may send a call again when it knows nothing of the first.
+    /// An operation that only reads: the hub may send a call again if it does not know what became of the first
+    /// attempt.
     pub fn query<M, H: Handler<M>>(name: &str, handler: H) -> Self {
         Self::typed(name, OperationKind::Query, handler)
     }
@@ -82,9 +83,9 @@ impl Operation {
         )
     }
 
-    /// An operation with a description of one's own, whose handler takes and gives JSON as it is.
+    /// An operation with a specification of the caller's own, whose handler takes and returns JSON as it is.
     ///
-    /// A [`Answer::Items`] answers a subscription, a [`Answer::Value`] anything else.
+    /// An [`Answer::Items`] answers a subscription, an [`Answer::Value`] anything else.
     pub fn raw<F, T>(spec: OperationSpec, handler: F) -> Self
     where
         F: Fn(RawJson, Context) -> T + Send + Sync + 'static,
@@ -131,7 +132,7 @@ impl Operation {
         Self { name, spec, run }
     }
 
-    /// What it does, in a sentence: agents choose by it.
+    /// What it does, in a sentence; agents choose operations by it.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.spec.description = text.into();
         self
@@ -155,7 +156,7 @@ impl Operation {
         self
     }
 
-    /// A scope that its callers need besides `call:…`.
+    /// A scope that callers need besides `call:…`.
     pub fn required_scope(mut self, scope: impl Into<String>) -> Self {
         self.spec.access_control.required_scopes.push(scope.into());
         self
@@ -167,7 +168,7 @@ impl Operation {
         self
     }
 
-    /// Declares an error whose details are a `T`, and the status that an HTTP caller sees for it.
+    /// Declares an error whose details are a `T`, and the HTTP status that callers see for it.
     pub fn error<T: JsonSchema>(
         mut self,
         code: impl Into<String>,
@@ -289,7 +290,7 @@ fn wrap<T: Serialize>(data: &T, operation: &OperationName) -> Result<RawJson, Fa
             "output of {} bytes is larger than the limit of {PAYLOAD_LIMIT_BYTES} bytes",
             wrapped.len()
         );
-        // The input is not what is too large.
+        // It is the output that is too large, not the input.
         return Err(Failure::new(Code::ExecutionError.as_str(), text));
     }
     Ok(wrapped)

@@ -1,12 +1,12 @@
-//! How a session registers: by hashes where its hub may know the specifications, and whole where it does not; and how it
-//! changes what it has registered.
+//! How a session registers: by hash if its hub may know the specifications, in full otherwise; and how it changes what
+//! it has registered.
 //!
 //! Invariants
-//! - A hub that has not said that it takes hashes is sent none.
-//! - What a hub does not know is sent to it whole, at the latest with the third message; so is everything where the session has
-//!   gone, meanwhile, to one that takes no hashes.
-//! - A change is sent alone only to a session that is registered with the one before.
-//! - A change that a hub rejects is taken back: it holds for all sessions, or for none once they are registered anew.
+//! - No hashes are sent to a hub that has not said that it accepts them.
+//! - Whatever a hub does not know is sent to it in full, with the third message at the latest. So is everything if the
+//!   session has meanwhile moved to a hub that does not accept hashes.
+//! - A change is sent alone only to a session that is registered with the previous one.
+//! - A change that a hub rejects is taken back: it holds for all sessions, or for none once they have registered anew.
 
 use std::time::Duration;
 
@@ -25,22 +25,23 @@ use super::{Operation, Shared};
 use crate::Error;
 use crate::outbox::Outbox;
 
-/// Time for the hub to answer a first registration. It may have many schemas to compile, and others wait for the same; a hub
-/// that is gone is noticed by the silence of its socket, long before. Who gives up early makes the hub begin again.
+/// Time for the hub to answer a first registration. It may have many schemas to compile while others wait for the same,
+/// and giving up early only makes it begin again. A hub that is gone is noticed much earlier by the silence of its
+/// socket.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time for a hub to say whether it takes hashes, which it does at once.
+/// Time for a hub to say whether it accepts hashes, which it does at once.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Messages by hash, after which everything is sent whole.
+/// How many messages by hash are tried before everything is sent in full.
 const TRIES: u8 = 2;
 
-/// Over what a session is registered.
+/// Through what a session registers.
 #[derive(Clone, Copy)]
 pub(super) enum Way<'a> {
     /// It is not registered yet.
     First(&'a Session),
-    /// It is.
+    /// It is registered.
     Again(&'a Attachment),
 }
 
@@ -52,7 +53,7 @@ pub(super) struct Registering<'a> {
     pub(super) outbox: &'a Outbox,
 }
 
-/// Has who keeps the sessions in step look at them, once it is dropped.
+/// When dropped, makes the task that keeps the sessions in step look at them.
 struct LookAgain<'a>(&'a Shared);
 
 // === impl Way ===
@@ -75,10 +76,10 @@ impl Way<'_> {
 // === impl Shared ===
 
 impl Shared {
-    /// Registers a session that takes so many calls at once: with nothing, once the spoke ends.
+    /// Registers a session with this concurrency; without any operations once the spoke is ending.
     ///
     /// # Errors
-    /// The hub refuses, or is silent, or there is no session.
+    /// The hub refuses or is silent, or there is no session.
     pub(super) async fn register(&self, session: Registering<'_>, concurrency: Option<u32>) -> Result<Answered, Error> {
         let Registering {
             way,
@@ -98,7 +99,8 @@ impl Shared {
                 request(id, kind::REGISTER, &input)
             });
             let (error, unknown) = match (answer.await, sent) {
-                // It has gone meanwhile to a hub that takes hashes for operations, and none of them for one.
+                // The session has meanwhile moved to a hub that takes the hashes for operations, and refuses each of
+                // them.
                 (Ok(_), Some(_)) if tries > 0 && outbox.is_by_hash() != Some(true) => {
                     tries = 0;
                     continue;
@@ -126,7 +128,7 @@ impl Shared {
         }
     }
 
-    /// [`Shared::register`] of a session that is registered.
+    /// [`Shared::register`] for a session that is registered.
     pub(super) async fn register_again(
         &self,
         attachment: &Attachment,
@@ -156,11 +158,12 @@ impl Shared {
         (payload(&input), offers)
     }
 
-    /// Changes what the spoke offers, over each of its sessions. Dropping the future leaves it to who keeps the sessions in step
-    /// to tell the hubs.
+    /// Changes what the spoke offers, over each of its sessions. If the future is dropped, the task that keeps the
+    /// sessions in step tells the hubs.
     ///
     /// # Errors
-    /// An operation is not valid, all together are too large, a hub rejects one, or the spoke ends: then nothing is changed.
+    /// An operation is not valid, all together are too large, a hub rejects one, or the spoke ends: then nothing is
+    /// changed.
     pub(super) async fn update(&self, add: Vec<Operation>, remove: Vec<OperationName>) -> Result<(), Error> {
         let add = add.into_iter().map(Operation::offer).collect::<Result<Vec<_>, _>>()?;
         let _one_at_a_time = self.dividing.lock().await;
@@ -171,7 +174,7 @@ impl Shared {
         let Some(change) = self.offers.change(add, remove) else {
             return Ok(());
         };
-        // Also where nobody waits any more.
+        // This happens even if nobody waits for the change any more.
         let _then = LookAgain(self);
         let told = join_all(self.sessions.iter().map(|session| self.tell(session, &change))).await;
         let rejected = told.into_iter().find_map(Result::err);
@@ -186,7 +189,7 @@ impl Shared {
         }
     }
 
-    /// Whether a hub that knows nothing could be told of everything in one message.
+    /// Checks that everything could be sent to a hub that knows nothing in one message.
     fn check_size(&self, add: &[NewOffer], remove: &[OperationName]) -> Result<(), Error> {
         crate::client::payload(&RegisterInput {
             operations: self.offers.with(add, remove),
@@ -195,7 +198,8 @@ impl Shared {
         .map(drop)
     }
 
-    /// Tells the hub of one session of a change. One that is not there, and one whose hub is silent, is told later.
+    /// Tells the hub of one session about a change. If the session is not connected, or its hub is silent, it is told
+    /// later.
     ///
     /// # Errors
     /// The hub rejects an operation.
@@ -203,7 +207,7 @@ impl Shared {
         let (Some(outbox), Some(concurrency)) = (attachment.outbox(), attachment.concurrency()) else {
             return Ok(());
         };
-        // Alone it says nothing of an earlier one that was not told, or was taken back.
+        // Sent alone, the change would leave out an earlier one that was not told or was taken back.
         if outbox.is_by_hash() != Some(true) || !attachment.offers(change.added.number - 1) {
             return self.register_with(attachment, concurrency, change).await;
         }
@@ -227,21 +231,22 @@ impl Shared {
                 attachment.updated(output, gone, change.added.number);
                 Ok(())
             }
-            // The spoke's withdrawal came after it, or the connection is lost: who keeps the sessions in step tells the next one.
+            // The spoke's withdrawal came after it, or the connection is lost: the task that keeps the sessions in step
+            // tells the next hub.
             Err(Error::Lost | Error::Closed) => Ok(()),
             Err(error) => {
                 let rejected = refused(&error).rejected;
                 if !rejected.is_empty() {
                     return Err(Error::Rejected(rejected));
                 }
-                // It may have moved to a hub that does not know this, or be full.
+                // The session may have moved to a hub that does not know this message, or the hub is full.
                 tracing::debug!(%error, "the hub did not take a change: the session registers anew");
                 self.register_with(attachment, concurrency, change).await
             }
         }
     }
 
-    /// Registers a session anew, of which a change is a part.
+    /// Registers a session anew, including a change.
     async fn register_with(
         &self,
         attachment: &Attachment,
@@ -263,7 +268,7 @@ impl Shared {
         }
     }
 
-    /// Forgets the handlers of what no session offers any more.
+    /// Forgets the handlers of operations that no session offers any more.
     pub(super) fn forget_handlers(&self) {
         let number = self.offers.number();
         if self.sessions.iter().all(|session| session.offers(number)) {
@@ -280,12 +285,12 @@ impl Drop for LookAgain<'_> {
     }
 }
 
-/// Whether the hub takes hashes, once it has said so.
+/// Whether the hub accepts hashes, once it has said so.
 async fn takes_hashes(outbox: &Outbox) -> bool {
     timeout(WELCOME_TIMEOUT, outbox.says_by_hash()).await.unwrap_or(false)
 }
 
-/// What a refusal says of operations.
+/// What a refusal says about operations.
 fn refused(error: &Error) -> RefusedDetails {
     let details = match error {
         Error::Call(error) => error.details.as_ref().and_then(|details| details.to().ok()),
@@ -304,7 +309,7 @@ fn request(id: &RequestId, operation: &str, input: &RawJson) -> Bytes {
     encode::call_requested(Dialect::Id, id.as_str(), &name, Some(input), &options)
 }
 
-/// What a message has, whose size was checked before.
+/// The payload of a message, whose size was checked before.
 fn payload(input: &impl serde::Serialize) -> RawJson {
     RawJson::from_value(input).expect("its parts were encoded before")
 }

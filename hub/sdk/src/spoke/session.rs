@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - Each call gets exactly one end: a value, a failure, or nothing once it was aborted.
-//! - No handler outlives its session: its answer could reach nobody. It outlives a connection of it.
+//! - No handler outlives its session, since its answer could reach nobody; but it does outlive a connection of the
+//!   session.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -29,7 +30,7 @@ use crate::outbox::{Gone, Outbox};
 /// One session.
 pub(super) struct Session {
     shared: Arc<Shared>,
-    /// Which of the spoke's.
+    /// Which of the spoke's sessions it is.
     attachment: Arc<Attachment>,
     outbox: Outbox,
     /// The request that waits for the hub's answer, before the session is registered.
@@ -37,7 +38,7 @@ pub(super) struct Session {
     running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
 }
 
-/// A call's place among the running ones; leaving wakes the drain.
+/// A call's place among the running ones; dropping it wakes the drain.
 struct Seat {
     shared: Arc<Shared>,
     running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
@@ -57,7 +58,7 @@ impl Session {
         }
     }
 
-    /// Asks the hub to register the session; its answer comes through the channel.
+    /// Asks the hub to register the session; its answer comes through the returned channel.
     pub(super) fn ask(
         &self,
         message: impl FnOnce(&RequestId) -> Bytes,
@@ -65,13 +66,13 @@ impl Session {
         let (sender, answer) = oneshot::channel();
         let id = crate::client::new_id();
         let message = message(&id);
-        // Before the hub can answer.
+        // Set before the hub can answer.
         *self.asked.lock() = Some((id, sender));
         self.outbox.push(message);
         answer
     }
 
-    /// Takes one message; waits for nothing.
+    /// Takes one message, without waiting.
     pub(super) fn received(&self, message: &Bytes) {
         match Frame::decode(message) {
             Ok((Frame::Requested(call), _)) => self.requested(call),
@@ -92,11 +93,11 @@ impl Session {
         }
     }
 
-    /// The hub has answered a request about the registration.
+    /// Notes the hub's answer to a request about the registration.
     fn answered(&self, request_id: &RequestId, result: Result<RegisterOutput, Error>) {
         let asked = self.asked.lock().take_if(|(id, _)| id == request_id);
         match asked {
-            // Nobody waits when the connection is ending.
+            // Nobody waits if the connection is ending.
             Some((_, waiting)) => drop(waiting.send(result)),
             None => self.attachment.answered(request_id, result),
         }
@@ -115,7 +116,7 @@ impl Session {
             Ok((run, seat, aborted)) => {
                 let (outbox, request_id) = (self.outbox.clone(), request.request_id.clone());
                 self.shared.tasks.spawn(async move {
-                    // A connection that is gone has no use for the answer.
+                    // If the connection is gone, the answer is of no use.
                     let _ = answer(run, request, identity, aborted, &outbox).await;
                     drop(seat);
                     tracing::trace!(call.id = %request_id, "call ended");
@@ -127,7 +128,7 @@ impl Session {
         }
     }
 
-    /// Takes a call in, or gives the reason why not: it was not delivered to a handler then.
+    /// Accepts a call, or says why not: in that case it was not delivered to a handler.
     fn admit(&self, request: &CallRequest) -> Result<(Run, Seat, CancellationToken), CallError> {
         let refuse = |code: Code, message: &str| CallError::new(code, message).delivered(Delivered::No);
         let Some(run) = self.shared.offers.run(&request.operation) else {

@@ -1,14 +1,14 @@
-//! What the sessions of a spoke are registered with, kept in step: what it offers, and the calls that it takes at once, which
-//! are divided between them.
+//! Keeps the registrations of a spoke's sessions in step: what the spoke offers, and the calls that it takes at once,
+//! which are divided between them.
 //!
 //! Invariants
-//! - What is divided is the least of what the program wants and what the hubs allow an instance: they know of two instances,
-//!   and would allow each of them all of it.
-//! - A session has its part from before it registers until it is over, while its connection is lost too: what it is registered
-//!   with stands meanwhile.
-//! - What a session is registered with is compared with its part, and with what is offered, at each change, and sent again where
-//!   its hub refuses.
-//! - Nothing is registered anew once the spoke ends: that would bring its operations back.
+//! - What is divided is the lesser of what the program wants and what the hubs allow an instance. The hubs see two
+//!   instances and would allow each of them all of it.
+//! - A session has its share from before it registers until it is over, even while its connection is lost: its
+//!   registration stands meanwhile.
+//! - At each change, a session's registration is compared with its share and with what is offered, and sent again if
+//!   its hub refused it.
+//! - Nothing is registered anew once the spoke is ending: that would bring its operations back.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::{SECOND, Shared};
 /// Pauses before a registration that a hub refused is sent again.
 const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
-/// Keeps each session registered with its part and with what is offered, for as long as the future is polled.
+/// Keeps each session registered with its share and with what is offered, for as long as the future is polled.
 pub(super) async fn divide(shared: &Shared) {
     let mut status = shared.status.subscribe();
     let mut pause = AGAIN;
@@ -36,7 +36,7 @@ pub(super) async fn divide(shared: &Shared) {
             pause = AGAIN;
         }
         tokio::select! {
-            // The sender is our own.
+            // Cannot fail: we hold the sender.
             _ = status.changed() => {}
             () = sleep(pause.pause()), if !is_divided => {}
         }
@@ -46,18 +46,19 @@ pub(super) async fn divide(shared: &Shared) {
 // === impl Shared ===
 
 impl Shared {
-    /// Makes room for a session that is about to register, beside the other one if there is one: the calls that it may take at
-    /// once.
+    /// Makes room for a session that is about to register, next to the other one if there is one; returns how many
+    /// calls it may take at once.
     pub(super) async fn make_room(&self, session: usize) -> Option<u32> {
         self.sessions[session].takes_room();
         if self.other(session).is_some() {
-            // Where its hub does not answer it stays as it was, and is told later; meanwhile the spoke refuses.
+            // If its hub does not answer, its registration stays as it was and is updated later; meanwhile the spoke
+            // refuses calls.
             self.register_share(1 - session).await;
         }
         self.share(session)
     }
 
-    /// The part of a session.
+    /// The share of a session.
     fn share(&self, session: usize) -> Option<u32> {
         if !self.other(session).is_some_and(|other| other.has_room()) {
             return self.concurrency;
@@ -67,17 +68,17 @@ impl Shared {
         Some(if session == SECOND { second } else { all - second }.max(1))
     }
 
-    /// The calls that it takes at once, over all sessions.
+    /// The calls that the spoke takes at once, over all sessions.
     pub(super) fn most(&self) -> Option<u32> {
         *self.most.lock()
     }
 
-    /// Whether its calls can be divided: one cannot.
+    /// Whether its calls can be divided between two sessions: a single one cannot.
     pub(super) fn is_divisible(&self) -> bool {
         self.most().is_none_or(|calls| calls > 1)
     }
 
-    /// A hub has registered a session that asked for so many calls at once: what that says of all.
+    /// Notes what a hub's answer to a session that asked for this concurrency says about the total.
     pub(super) fn learn(&self, asked: Option<u32>, output: &RegisterOutput) {
         let limit = output
             .concurrency
@@ -89,7 +90,8 @@ impl Shared {
         }
     }
 
-    /// Registers a session with its part and with what is offered, unless it is; `false` where its hub refuses, or is silent.
+    /// Registers a session with its share and with what is offered, unless it already is; `false` if its hub refuses or
+    /// is silent.
     async fn register_share(&self, session: usize) -> bool {
         let _one_at_a_time = self.dividing.lock().await;
         let (attachment, share) = (&self.sessions[session], self.share(session));

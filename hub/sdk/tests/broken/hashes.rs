@@ -1,5 +1,5 @@
-//! What a spoke says of its specifications to a hub of an older version, which takes no hashes, and to one that forgets what it has
-//! just said it knows.
+//! What a spoke sends of its specifications to a hub of an older version, which accepts no hashes, and to one that
+//! forgets what it has just said it knows.
 //!
 //! What hubs of this version know, and are sent, is in `tests/hub/hashes.rs`.
 
@@ -18,7 +18,7 @@ fn hash(number: usize) -> String {
 }
 
 impl Script {
-    /// Takes hashes, or does not; it keeps no session.
+    /// Grants hashes, or does not; it keeps no session.
     async fn greets(&mut self, takes_hashes: bool) {
         let hello = self.hello().await;
         assert!(hello.has(HASHES), "{hello:?}");
@@ -43,7 +43,7 @@ impl Script {
         (id, operations)
     }
 
-    /// Accepts what is offered, and tells the hashes.
+    /// Accepts what is offered, and tells the spoke its hashes.
     async fn accepts(&mut self, id: &str, offered: &[Value]) {
         let results = offered.iter().map(|offered| match &offered["name"] {
             Value::String(name) => {
@@ -72,7 +72,7 @@ impl Script {
     }
 }
 
-/// A spoke that a hub has told its hashes, and whose connection is lost then.
+/// A spoke that was told its hashes by a hub, and then loses its connection.
 async fn told(hub: &BrokenHub, operations: usize) -> Spoke {
     let mut spoke = Spoke::builder(&hub.url).token("alk_test").name("text").sessions(1);
     for number in 0..operations {
@@ -116,7 +116,7 @@ async fn a_hub_that_takes_no_hashes_is_sent_none() {
     assert!(whole.iter().all(Value::is_object), "{whole:?}");
     drop(script);
 
-    // It knows no `__hello` at all.
+    // It does not know `__hello` at all.
     let mut script = hub.accept().await;
     script.hello().await;
     let refused = CallError::new(Code::Unsupported, "`__hello`?");
@@ -143,7 +143,7 @@ async fn a_hub_that_knows_no_updates_is_told_of_a_change_with_all_the_rest() {
     let (changed, ()) = tokio::join!(spoke.update(vec![Operation::query("text.op1", upper)], remove), async {
         let (id, whole) = script.offered().await;
         assert_eq!((whole.len(), &whole[0]["name"]), (1, &json!("op1")));
-        // Until it is answered, calls may be of before.
+        // Until it is answered, calls may be based on the previous registration.
         script.call("r1", "text.op0", "\"a\"").await;
         let answered = script.frame().await;
         assert!(matches!(answered, Frame::Responded { .. }), "{answered:?}");

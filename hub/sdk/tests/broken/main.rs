@@ -1,7 +1,8 @@
-//! The SDK against a hub that is played by hand, for what none of this version does, or does at a moment that nothing before it
-//! could choose: it breaks the protocol, is older than this version, forgets, or crosses what the SDK says with just one message.
+//! The SDK against a hub that is played by hand, for behaviour that no hub of this version shows, or at a moment that
+//! no proxy could choose: it breaks the protocol, is older than this version, forgets, or lets its message cross one of
+//! the SDK's.
 //!
-//! How the SDK works with a real hub, over links that fail, is in `tests/hub`: what can be shown there is not here.
+//! How the SDK works with a real hub, over links that fail, is in `tests/hub`: whatever can be shown there is not here.
 
 mod hashes;
 mod pair;
@@ -25,7 +26,7 @@ use tokio_tungstenite::tungstenite::Message;
 /// Longer than anything here takes.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What a hub answers that has received so much, and says no more.
+/// The answer of a hub that has received this many messages, and says no more.
 fn resumed(received: u64) -> Resume {
     Resume {
         received,
@@ -84,7 +85,7 @@ impl Script {
             let message = timeout(SOON, self.0.next()).await.expect("a frame in time");
             if let Message::Text(text) = message.expect("open").expect("read") {
                 match Frame::decode(&Bytes::from(text)).expect("a frame").0 {
-                    // It is passed over: this hub keeps no sessions by itself.
+                    // Ignored: this hub does not keep sessions by itself.
                     Frame::Hello(_) => {}
                     frame => return frame,
                 }
@@ -127,7 +128,7 @@ impl Script {
         self.send(encode::migrate(&migrate)).await;
     }
 
-    /// Whether the peer says goodbye, and does not just go.
+    /// Whether the peer says goodbye rather than just disappearing.
     async fn says_goodbye(&mut self) -> bool {
         loop {
             match timeout(SOON, self.0.next()).await.expect("an end in time") {
@@ -157,7 +158,7 @@ impl Script {
         .await;
     }
 
-    /// Answers in the other dialect than the SDK's own.
+    /// Answers in the dialect that the SDK does not use.
     async fn respond(&mut self, id: &str, data: &str) {
         let output = RawJson::parse(format!("{{\"data\":{data},\"meta\":{{}}}}")).expect("JSON");
         self.send(encode::call_responded(Dialect::Payload, id, &output)).await;
@@ -337,7 +338,7 @@ async fn a_spoke_refuses_more_calls_than_its_concurrency() {
     assert_eq!((refused.code, refused.delivered), (Code::Overloaded, Delivered::No));
 }
 
-/// A client whose session is kept as `s`, and the end of a call at the hub.
+/// A client whose session is kept as `s`, and the hub's end of its connection.
 async fn kept(hub: &BrokenHub) -> (Client, Script) {
     let client = hub.client();
     let asks = client.call::<_, String>("text.upper", "a");
@@ -374,7 +375,7 @@ async fn a_client_that_is_closed_while_its_session_moves_ends_it_where_it_is_the
     assert!(goodbye, "nobody comes back to the session");
 }
 
-/// The hub has heard late of an earlier connection of the client's, and given it the session: that is nobody's now.
+/// The hub heard late of an earlier connection of the client and gave it the session, which nobody has now.
 #[tokio::test]
 async fn a_client_whose_connection_is_closed_as_the_session_moves_comes_back_to_it() {
     let hub = BrokenHub::start().await;

@@ -1,6 +1,6 @@
-//! A spoke with two sessions, whose hubs do each thing at a moment that no test could choose for a real one.
+//! A spoke with two sessions, whose hubs do each thing at a moment that no test could choose for real hubs.
 //!
-//! What a proxy can show of two real ones is in `tests/hub/pair.rs`.
+//! What a proxy can show with two real ones is in `tests/hub/pair.rs`.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::{BrokenHub, SOON, Script};
 
-/// Bytes of a large answer, and how many of them are more than a socket takes that nobody reads.
+/// The size of a large answer, and how many of its bytes are more than an unread socket takes.
 const LARGE: usize = 700_000;
 const MANY: usize = 10;
 
@@ -27,7 +27,7 @@ struct Pair {
     second: Script,
 }
 
-/// `text.wait`, which counts its beginnings and answers when it may.
+/// `text.wait`, which counts how often it began and answers when it may.
 #[derive(Clone)]
 struct Gate {
     began: Arc<Semaphore>,
@@ -44,7 +44,7 @@ impl Gate {
         }
     }
 
-    /// It answers so many bytes.
+    /// An operation whose answer has this many bytes.
     fn operation(&self, size: usize) -> Operation {
         let gate = self.clone();
         Operation::mutation("text.wait", move |(): ()| {
@@ -57,7 +57,7 @@ impl Gate {
         })
     }
 
-    /// Waits until so many run.
+    /// Waits until this many calls run.
     async fn run(&self, calls: u32) {
         let began = timeout(SOON, self.began.acquire_many(calls)).await;
         began.expect("they begin in time").expect("it stays open").forget();
@@ -84,7 +84,7 @@ impl Pair {
 impl Script {
     /// The next registration: its id and its input.
     pub(crate) async fn registers(&mut self) -> (String, Value) {
-        // Pings come in time where it does not.
+        // If it does not, pings arrive in time.
         let frame = timeout(SOON, self.frame()).await.expect("a registration in time");
         let Frame::Requested(call) = frame else {
             panic!("expected hub.register: {frame:?}")
@@ -94,7 +94,7 @@ impl Script {
         (call.request_id.to_string(), input)
     }
 
-    /// Confirms it, with what its record takes at once.
+    /// Confirms it, with the concurrency that its declaration allows.
     async fn confirms(&mut self, id: &str, hub: &str, concurrency: Option<u32>) {
         let mut data = json!({
             "spokeId": "text", "instanceId": "i", "generation": 1, "hubId": hub, "heartbeatMs": 10_000, "operations": [],
@@ -105,7 +105,7 @@ impl Script {
         self.respond(id, &data.to_string()).await;
     }
 
-    /// Takes the withdrawal of the operations.
+    /// Accepts the withdrawal of the operations.
     async fn is_withdrawn(&mut self, hub: &str) {
         let (id, input) = self.registers().await;
         assert_eq!(input["operations"], json!([]), "{input}");
@@ -121,7 +121,7 @@ impl Script {
     }
 }
 
-/// The first session, registered at `h1`, where its record takes so many calls at once.
+/// The first session, registered at `h1`, whose declaration allows this concurrency.
 async fn first(hub: &BrokenHub, concurrency: Option<u32>) -> Script {
     let mut first = hub.accept().await;
     let (id, _) = first.registers().await;
@@ -129,7 +129,7 @@ async fn first(hub: &BrokenHub, concurrency: Option<u32>) -> Script {
     first
 }
 
-/// A spoke whose first session runs a call, and has just heard that there is another hub.
+/// A spoke whose first session runs a call, and which has just heard that there is another hub.
 async fn busy(hub: &BrokenHub, gate: &Gate) -> (Spoke, Script) {
     let spoke = text(hub).operation(gate.operation(1)).spawn().expect("valid settings");
     let mut first = first(hub, None).await;

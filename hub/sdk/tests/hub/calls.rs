@@ -31,7 +31,7 @@ async fn a_call_is_answered_and_takes_its_deadline_along() -> Result<()> {
     Ok(())
 }
 
-/// A spoke of the origin tells the two apart.
+/// A spoke of the origin distinguishes the two.
 #[tokio::test(flavor = "multi_thread")]
 async fn over_http_an_input_is_null_or_is_not_sent() -> Result<()> {
     let stage = Stage::start().await?;
@@ -82,7 +82,7 @@ async fn a_deadline_ends_the_call_at_the_spoke_and_the_hub_says_what_became_of_i
     let stage = Stage::start().await?;
     let mut peer = stage.peer().await?;
     let client = stage.client();
-    // The call must reach the spoke first: connection, upgrade and frames.
+    // The call must reach the spoke first, after connection, upgrade and frames.
     let call = client.call_with::<_, String>("text.upper", "hello", within(Duration::from_secs(3)));
 
     let (answered, aborted) = tokio::join!(call, async { peer.next_of("call.aborted").await });
@@ -169,7 +169,7 @@ async fn a_call_that_comes_while_the_link_is_cut_is_sent_when_it_is_back() -> Re
     let played = async {
         loop {
             let call = asked(&mut peer).await?;
-            // What was asked before the cut was noticed waited in the session, and comes first.
+            // What was asked before the cut was noticed has waited in the session, and comes first.
             if call["input"] == "hello" {
                 return answer(&mut peer, &call, "HELLO").await;
             }

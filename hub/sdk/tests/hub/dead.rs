@@ -1,5 +1,5 @@
-//! A hub that dies without a word: with calls of another hub's callers on its spoke, and with a client that has calls,
-//! subscriptions and topics there.
+//! A hub that dies without a word, while calls of another hub's callers run on its spoke, and while its client has
+//! calls, subscriptions and topics there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::load::address;
 use crate::stage::{SOON, answer, asked, soon, upper};
 
-/// A client of a dead hub knows so much later what has become of what it asked for: the next hub looks for its session for
+/// How long it takes a client of a dead hub to know what became of its requests: the next hub looks for its session for
 /// 3 s at most.
 const KNOWN: Duration = Duration::from_secs(10);
 
@@ -43,7 +43,7 @@ async fn three() -> Result<(Cluster, Proxy)> {
     Ok((cluster, wire))
 }
 
-/// The answer is ready while the spoke looks for its session, and arrives by the third hub.
+/// The answer is ready while the spoke looks for its session, and arrives through the third hub.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_that_a_spoke_holds_when_its_hub_dies_arrives_by_another_hub() -> Result<()> {
     let (cluster, wire) = three().await?;
@@ -65,7 +65,7 @@ async fn the_answer_that_a_spoke_holds_when_its_hub_dies_arrives_by_another_hub(
 
     let dying = async {
         handler.began.notified().await;
-        // Nothing that it still has to say gets anywhere.
+        // Whatever it still has to say reaches nobody.
         wire.cut();
         link.lead_to(address(&cluster, 2));
         let answering = async {
@@ -88,7 +88,7 @@ async fn the_answer_that_a_spoke_holds_when_its_hub_dies_arrives_by_another_hub(
     Ok(())
 }
 
-/// The next abort: it may take as long as a lease, which is as long as a peer waits for a message.
+/// The next abort: it may take as long as a lease, which is also how long a peer waits for a message.
 async fn aborted(peer: &mut Peer) -> Result<Value> {
     match peer.next_of("call.aborted").await {
         Ok(aborted) => Ok(aborted),
@@ -96,7 +96,7 @@ async fn aborted(peer: &mut Peer) -> Result<Value> {
     }
 }
 
-/// Its running calls end with the truth, and what it does next goes on through another hub by itself.
+/// Its running calls end with a truthful error, and it goes on through another hub by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_whose_hub_dies_is_told_what_is_lost_and_follows_its_topics_on_another_hub() -> Result<()> {
     let (cluster, wire) = three().await?;
@@ -150,7 +150,7 @@ async fn a_client_whose_hub_dies_is_told_what_is_lost_and_follows_its_topics_on_
         matches!(&event, Delivery::Event(event) if event.payload::<u32>()? == 7),
         "{event:?}"
     );
-    // Nobody waits for them any more, as their hub knows when the lease of the dead one has ended.
+    // Nobody waits for them any more, which their hub knows once the lease of the dead one has expired.
     let mut stopped = [aborted(&mut peer).await?, aborted(&mut peer).await?];
     stopped.sort_by_key(|stopped| stopped["payload"]["requestId"] == wait["requestId"]);
     let stopped = stopped.map(|stopped| stopped["payload"]["requestId"].clone());

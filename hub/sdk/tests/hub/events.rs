@@ -78,7 +78,7 @@ async fn a_stream_goes_on_when_its_topic_is_refused_in_a_new_session_while_redis
     .await;
 
     stage.break_link();
-    // A new stream waits for the new connection, on which the old one's topic is asked for first.
+    // A new stream waits for the new connection, on which the old one's topic is requested first.
     let refused = soon("an answer", client.events("job:2")).await;
     stage.cluster.redis.as_mut().context("it has one")?.launch().await;
     let gap = gap(&mut events).await?;
@@ -86,7 +86,7 @@ async fn a_stream_goes_on_when_its_topic_is_refused_in_a_new_session_while_redis
 
     assert_eq!(refused.expect_err("Redis is away").code(), Some(&Code::Unavailable));
     assert_eq!(gap.topic, "job:1");
-    // Events go out again before the topic is confirmed, or after: in between there may be gaps, no end.
+    // Events are sent again before the topic is confirmed, or after: in between there may be gaps, but no end.
     let end = async {
         loop {
             if let Delivery::Event(event) = next(&mut events).await? {
@@ -136,7 +136,7 @@ async fn a_stream_that_nobody_reads_keeps_the_newest_and_says_how_many_went() ->
         publish(&http, "large:1", &json!([number, large])).await?;
     }
     publish(&http, "end:1", &json!(null)).await?;
-    // On the same connection: what was published before it has come.
+    // On the same connection, so what was published before it has arrived.
     event(&mut read).await?;
 
     let mut gaps = 0;

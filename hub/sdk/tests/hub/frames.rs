@@ -1,4 +1,4 @@
-//! What the SDK and the hubs say to each other, frame by frame, as the proxy between them has written it down.
+//! What the SDK and the hubs send each other, frame by frame, as recorded by the proxy between them.
 
 use std::future::ready;
 use std::io::empty;
@@ -11,27 +11,27 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-/// With this every request about a registration begins.
+/// The prefix of every request about a registration.
 const REGISTER: &str = "hub.register";
 
-/// A change of a registration, as it is called on the wire.
+/// A change of a registration, as it is named on the wire.
 pub(crate) const UPDATE: &str = "hub.register__2Eupdate";
 
-/// The connections of a proxy that were made since it was asked for.
+/// The connections through a proxy that were made since the recording began.
 pub(crate) struct Wire(Recording);
 
-/// What was said over one connection until now.
+/// What was sent over one connection so far.
 #[derive(Debug, Default)]
 pub(crate) struct Spoken {
-    /// The query of its address, once that has come.
+    /// The query in its URL, once that has arrived.
     pub(crate) query: Option<String>,
-    /// What the SDK asked about its registration, in its order.
+    /// The SDK's requests about its registration, in order.
     pub(crate) asked: Vec<Asked>,
     /// How many calls the SDK has answered.
     pub(crate) answers: usize,
-    /// Whether the SDK has said goodbye, and did not just go.
+    /// Whether the SDK has said goodbye rather than just disappearing.
     pub(crate) goodbye: bool,
-    /// The hashes that the hub did not know, of each refusal.
+    /// For each refusal, the hashes that the hub did not know.
     pub(crate) unknown: Vec<Vec<String>>,
 }
 
@@ -49,17 +49,17 @@ impl Wire {
         Self(link.record())
     }
 
-    /// One connection after the other.
+    /// What was sent, connection by connection.
     pub(crate) fn spoken(&self) -> Vec<Spoken> {
         self.0.said().iter().map(Spoken::read).collect()
     }
 
-    /// What was asked about registrations, over one connection after the other.
+    /// The requests about registrations, connection by connection.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.spoken().into_iter().flat_map(|spoken| spoken.asked).collect()
     }
 
-    /// The same, once there is so much of it.
+    /// The same, once there are this many.
     pub(crate) async fn asks(&self, requests: usize) -> Vec<Asked> {
         self.shows("so many requests about registrations", |spoken| {
             spoken.iter().map(|one| one.asked.len()).sum::<usize>() >= requests
@@ -68,7 +68,7 @@ impl Wire {
         self.asked()
     }
 
-    /// Waits until something was said.
+    /// Waits until something was sent.
     pub(crate) async fn shows(&self, what: &str, look: impl Fn(&[Spoken]) -> bool) {
         until(what, || {
             let spoken = self.spoken();
@@ -150,7 +150,7 @@ fn split(said: &[u8]) -> Option<(String, Vec<u8>)> {
     Some((head, said[end + END.len()..].to_vec()))
 }
 
-/// The messages that are there whole, as who has this role reads them.
+/// The messages that have arrived completely, as read in this role.
 fn messages(said: Vec<u8>, role: Role) -> Vec<Message> {
     let mut socket = WebSocket::from_partially_read(empty(), said, role, None);
     std::iter::from_fn(|| socket.read().ok()).collect()

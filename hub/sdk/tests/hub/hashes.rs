@@ -1,4 +1,5 @@
-//! A spoke that registers anew, with a hub that knows its specifications, some of them, or none; and a change that is told alone.
+//! A spoke that registers anew with a hub that knows its specifications, some of them, or none; and a change that is
+//! sent alone.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::stage::{Stage, soon, upper};
 /// Operations of the spoke.
 const OPERATIONS: usize = 50;
 
-/// Bytes of a hash in a list.
+/// The size of a hash in a list, in bytes.
 const NAMED: usize = 46;
 
 /// `text.op{number}`.
@@ -25,7 +26,7 @@ fn operation(number: usize) -> Operation {
     operation.description("An operation of about the usual size, which a person can read")
 }
 
-/// A spoke over the link that offers so many operations, with one session.
+/// A spoke over the link that offers this many operations, with one session.
 fn offering(stage: &Stage, operations: usize) -> spoke::Builder {
     let spoke = stage.spoke().sessions(1);
     (0..operations).fold(spoke, |spoke, number| spoke.operation(operation(number)))
@@ -38,7 +39,7 @@ fn generation(spoke: &Spoke) -> u64 {
     }
 }
 
-/// Cuts the link of a spoke whose session does not outlive that, and waits until it is registered anew.
+/// Cuts the link of a spoke whose session does not survive that, and waits until the spoke has registered anew.
 async fn registers_anew(stage: &Stage, spoke: &Spoke) -> Result<()> {
     let before = generation(spoke);
     stage.break_link();
@@ -48,7 +49,7 @@ async fn registers_anew(stage: &Stage, spoke: &Spoke) -> Result<()> {
     Ok(())
 }
 
-/// A hub of another Hub, which takes the same keys.
+/// A hub of another Hub, which accepts the same keys.
 async fn elsewhere(stage: &Stage) -> Result<Cluster> {
     let auth = stage.cluster.config().auth;
     let mut other = Cluster::empty(None).await?;
@@ -121,7 +122,7 @@ async fn what_a_hub_does_not_know_is_sent_whole_and_the_rest_is_not() -> Result<
     Ok(())
 }
 
-/// Until the hub has heard of a change it calls what was offered before.
+/// Until the hub has heard of a change, it calls what was offered before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_told_alone_and_calls_of_before_are_answered_meanwhile() -> Result<()> {
     let stage = Stage::start().await?;

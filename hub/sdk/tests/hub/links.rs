@@ -75,7 +75,7 @@ async fn a_link_on_which_nothing_passes_is_given_up_by_client_and_spoke() -> Res
         status.wait_for(|status| matches!(status, Status::Connecting(_))),
     );
     let silent = silent.await?.clone();
-    // The attempts of now hang as well.
+    // Present attempts hang as well.
     stage.break_link();
 
     let Status::Connecting(Some(Error::Unreachable { source, .. })) = silent else {

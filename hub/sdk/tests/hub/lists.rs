@@ -10,7 +10,7 @@ use crate::stage::Stage;
 async fn the_keys_of_all_pages_are_listed() -> Result<()> {
     let stage = Stage::start().await?;
     let client = stage.client();
-    // With all of these a key has about an eighth of a page.
+    // With all of these, a key takes about an eighth of a page.
     let scopes = Scopes::new((0..256).map(|number| format!("own{number:03}{}", "x".repeat(250))));
     for number in 0..10 {
         let key = KeyCreate {

@@ -1,4 +1,4 @@
-//! Hubs under load: spokes that work for a while, callers that call on and on, and what both saw.
+//! Hubs under load: spokes that take a while to work, callers that keep calling, and what both saw.
 
 use std::collections::HashMap;
 use std::future::pending;

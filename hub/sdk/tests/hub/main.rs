@@ -1,7 +1,8 @@
-//! The SDK against a real hub on a real Postgres and a real Redis, through a proxy that fails when it is told to.
+//! The SDK against a real hub on a real Postgres and a real Redis, through a proxy that fails when told to.
 //!
-//! The other end of each call is a bare WebSocket or plain HTTP, straight to the hub: the SDK is tested here, and not
-//! with itself. What no hub of this version does, or at no moment that a test can choose, is in `tests/broken`.
+//! The other end of each call is a bare WebSocket or plain HTTP, straight to the hub, so that the SDK is not tested
+//! against itself. Whatever no hub of this version does, or does at a moment that no test can choose, is in
+//! `tests/broken`.
 
 mod calls;
 mod dead;

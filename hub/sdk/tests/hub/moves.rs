@@ -1,4 +1,4 @@
-//! A hub that drains asks its peers to go on elsewhere: nobody who calls notices.
+//! A hub that drains asks its peers to move elsewhere, and no caller notices.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,13 +19,13 @@ use crate::stage::soon;
 /// Spokes that are drained under load.
 const SPOKES: usize = 6;
 
-/// Callers at once of each kind.
+/// How many callers of each kind there are at once.
 const CALLERS: usize = 8;
 
-/// Calls that are answered before the drain, and after it.
+/// How many calls are answered before the drain, and again after it.
 const CALLS: usize = 200;
 
-/// A call that waits for longer than a move takes.
+/// A call that waits longer than a move takes.
 fn patient() -> CallOptions {
     CallOptions {
         timeout: Some(Duration::from_secs(20)),
@@ -40,7 +40,7 @@ fn generation(status: &Status) -> u64 {
     }
 }
 
-/// Waits until each spoke shows the hub that it has moved to, with a registration that is newer than before.
+/// Waits until each spoke shows the hub that it has moved to, with a newer registration than before.
 async fn show_the_move(spokes: &[Spoke], generations: &[u64], there: &HubId) -> Result<()> {
     for (spoke, before) in spokes.iter().zip(generations) {
         let mut status = spoke.status();

@@ -74,12 +74,12 @@ async fn operations_come_and_go_while_the_spoke_runs() -> Result<()> {
     go_on.add_permits(1);
     let answered = soon("the call ends", running.join_next()).await.expect("it runs")??;
     assert_eq!(answered.body["data"], 7, "it was running");
-    // Another specification, in place of the one that is offered.
+    // A different specification replaces the one that is offered.
     spoke
         .add(Operation::query("text.upper", lower).version("2.0.0"))
         .await?;
     assert_eq!(answer(&http, "text.upper").await?, ok("ab"));
-    // Another handler alone.
+    // Only the handler differs.
     let before = registered(&spoke);
     spoke
         .add(Operation::query("text.upper", upper).version("2.0.0"))
@@ -107,7 +107,7 @@ async fn operations_come_and_go_while_the_spoke_runs() -> Result<()> {
     Ok(())
 }
 
-/// As what the spoke is registered: its generation and the names.
+/// The spoke's registration: its generation and the names.
 fn registered(spoke: &Spoke) -> (u64, Vec<String>) {
     match &*spoke.status().borrow() {
         Status::Registered(output) => {
@@ -185,7 +185,7 @@ async fn what_changes_changes_through_both_sessions_and_outlives_either() -> Res
             }
         }
     }
-    // One that is offered changes, over one session after the other: somebody offers it at each moment.
+    // An operation on offer changes, over one session after the other, so that at each moment somebody offers it.
     let stop = Arc::new(Semaphore::new(0));
     let mut calling = JoinSet::new();
     calling.spawn({

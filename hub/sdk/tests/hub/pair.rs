@@ -1,4 +1,4 @@
-//! A spoke with two sessions, as its frames show them: what each registers, how each ends, and where each comes back.
+//! A spoke with two sessions, as seen in its frames: what each session registers, how it ends, and where it comes back.
 
 use std::collections::BTreeSet;
 use std::future::ready;
@@ -26,7 +26,7 @@ fn registering(wire: &Wire) -> Vec<Spoken> {
     spoken.filter(|spoken| !spoken.asked.is_empty()).collect()
 }
 
-/// The hubs of a spoke's sessions, the first one's first.
+/// The hubs of a spoke's sessions, that of the first one first.
 fn hubs(cluster: &Cluster, spoke: &Spoke) -> Result<[usize; 2]> {
     let place = |id: &String| cluster.hubs.iter().position(|hub| hub.hub_id().as_str() == id);
     let places: Vec<usize> = spoke.hubs().iter().filter_map(place).collect();
@@ -65,7 +65,7 @@ async fn what_a_hub_allows_an_instance_is_divided_and_not_allowed_twice() -> Res
     Ok(())
 }
 
-/// The hubs keep no session whose connection is lost: the first one ends with its hub.
+/// The hubs keep no session whose connection is lost, so the first one ends with its hub.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_first_session_while_the_spoke_ends_aborts_no_call_of_the_second() -> Result<()> {
     let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
@@ -84,7 +84,7 @@ async fn the_end_of_the_first_session_while_the_spoke_ends_aborts_no_call_of_the
         cluster.shows(hub, "\nalkhub_spoke_instances_known 2\n").await;
     }
 
-    // Of two instances that do nothing a call goes to the one on its own hub.
+    // Of two idle instances, a call goes to the one on its own hub.
     let (http, input) = (Http::new(cluster.url(second), cluster.admin()), json!(7));
     let ends = async {
         soon("it runs", began.acquire()).await.expect("open").forget();
@@ -158,7 +158,7 @@ async fn sessions_that_are_both_away_avoid_the_hub_to_which_the_other_comes_back
 
     let wanted: BTreeSet<String> = on.iter().map(|hub| format!("avoid={hub}")).collect();
     let mut failed = 0;
-    // Each twice: one may have been dialled before that session knew that the other is away too.
+    // Each of them twice: one may have been dialled before that session knew that the other is away too.
     until_within("each avoids the hub of the other", SOON, || {
         let asked: Vec<String> = wire.spoken().into_iter().filter_map(|spoken| spoken.query).collect();
         let often = |query: &&String| asked.iter().filter(|one| one == query).count() >= 2;

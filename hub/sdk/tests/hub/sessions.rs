@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::stage::{SOON, Stage, answer, asked, soon, upper, within};
 
-/// How often a handler ran for each input, and what holds it.
+/// How often a handler ran for each input, and what holds it up.
 #[derive(Default)]
 struct Ran {
     runs: Mutex<HashMap<u32, usize>>,
@@ -53,7 +53,7 @@ impl Ran {
     }
 }
 
-/// Waits until sessions were resumed so often.
+/// Waits until sessions were resumed this often.
 async fn resumed(stage: &Stage, times: u32) {
     until("the sessions are resumed", || async {
         match stage.metric("alkhub_sessions_total{event=\"resumed\"}").await {
@@ -239,7 +239,7 @@ async fn of_many_calls_over_a_link_that_breaks_each_is_answered_and_runs_once() 
     });
     let calls = calls.buffer_unordered(8).collect::<Vec<_>>();
     let breaks = async {
-        // Not before the client has a session: a first connection that fails is told to the caller.
+        // Not before the client has a session: the failure of a first connection is reported to the caller.
         for done in (1..CALLS as usize).step_by(CALLS as usize / 10) {
             ran.began(done).await;
             stage.break_link();

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::stage::{Stage, soon};
 
-/// `text.wait` tells when it began, and ends when it is told to.
+/// `text.wait`, which tells when it has begun, and ends when told to.
 fn held(began: &Arc<Notify>, release: &Arc<Notify>) -> Operation {
     let (began, release) = (Arc::clone(began), Arc::clone(release));
     Operation::mutation("text.wait", move |(): ()| {
@@ -39,7 +39,7 @@ async fn a_shutdown_waits_for_the_withdrawal_and_finishes_every_call_that_comes_
     let first = call();
     soon("the first call", began.notified()).await;
 
-    // The withdrawal gets stuck in the link, and so does the call that the hub sends before it hears of it.
+    // The withdrawal gets stuck in the link, and so does the call that the hub sends before it hears of the withdrawal.
     stage.link.hold();
     let mut shutdown = Box::pin(spoke.shutdown());
     assert!(futures::poll!(&mut shutdown).is_pending());

@@ -1,4 +1,4 @@
-//! One hub, the proxy before it, and who talks to them.
+//! One hub, the proxy before it, and the peers that talk to them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Longer than anything here takes, a silent link included.
+/// Longer than anything here takes, including on a silent link.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A hub, and the link to it that fails.
@@ -89,18 +89,18 @@ impl Stage {
         Http::new(self.cluster.url(0), self.cluster.admin())
     }
 
-    /// A new key: its id and itself.
+    /// A new key: its id, and the key.
     pub(crate) async fn key(&self, body: Value) -> Result<(String, String)> {
         self.http().new_key(&body).await
     }
 
-    /// Cuts every connection over the link; new ones may come at once.
+    /// Cuts every connection over the link; new ones may be made at once.
     pub(crate) fn break_link(&self) {
         self.link.cut();
         self.link.heal();
     }
 
-    /// What one gauge or counter of the hub shows.
+    /// The value of one gauge or counter of the hub.
     pub(crate) async fn metric(&self, name: &str) -> Result<String, String> {
         let url = format!("{}/metrics", self.cluster.hubs[0].management_url());
         let answer = reqwest::get(url).await.map_err(|e| e.to_string())?;
@@ -140,7 +140,7 @@ pub(crate) async fn upper(text: String) -> Result<String, Failure> {
     Ok(text.to_uppercase())
 }
 
-/// Waits for something that must come soon.
+/// Waits for something that must happen soon.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(SOON, future)
         .await
@@ -155,7 +155,8 @@ pub(crate) fn within(time: Duration) -> CallOptions {
     }
 }
 
-/// Waits until a client knows that its link was cut. What it was asked before that was handed to the dead socket, and is lost.
+/// Waits until a client knows that its link was cut. A request made before that was handed to the dead socket, and is
+/// lost.
 pub(crate) async fn noticed(client: &Client) {
     until("the client has noticed the cut", || async {
         let called = client.call_with::<_, Value>("text.upper", "", within(Duration::from_millis(250)));
@@ -167,7 +168,7 @@ pub(crate) async fn noticed(client: &Client) {
     .await;
 }
 
-/// The next call that a spoke without the SDK is sent.
+/// The next call that is sent to a spoke without the SDK.
 pub(crate) async fn asked(peer: &mut Peer) -> Result<Value> {
     Ok(peer.next_of("call.requested").await?["payload"].take())
 }

@@ -21,8 +21,7 @@ async fn begun(client: &Client, peer: &mut Peer) -> Result<(Items<u32>, Value)> 
 async fn a_subscription_yields_its_items_and_dropping_it_aborts() -> Result<()> {
     let stage = Stage::start().await?;
     let mut peer = stage.peer().await?;
-    // It keeps the connection: what is to be seen must not come of its end.
-    // It keeps the connection: the abort must not come of its end.
+    // It keeps the connection open: what is to be seen must not be caused by its end.
     let client = stage.client();
     let (mut items, call) = begun(&client, &mut peer).await?;
     answer(&mut peer, &call, 1).await?;

@@ -19,13 +19,13 @@ use tokio::time::Instant;
 use crate::load::{Load, address};
 use crate::stage::{SOON, soon, upper};
 
-/// Spokes of which each has a session on the hub that ends.
+/// How many spokes have a session on the hub that ends.
 const SPOKES: usize = 4;
 
-/// Callers at once.
+/// How many callers there are at once.
 const CALLERS: usize = 6;
 
-/// Calls that are answered before a hub ends, and after it.
+/// How many calls are answered before a hub ends, and again after it.
 const CALLS: usize = 150;
 
 /// A load balancer before these hubs.
@@ -36,7 +36,7 @@ pub(crate) async fn balancer(cluster: &Cluster, hubs: &[usize]) -> Result<(Proxy
     Ok((proxy, url))
 }
 
-/// Waits until a spoke has sessions on so many hubs, all of them different.
+/// Waits until a spoke has sessions on this many hubs, all of them different.
 pub(crate) async fn is_on(spoke: &Spoke, count: usize) -> Vec<String> {
     until_within("the spoke is on so many hubs", SOON, || async {
         let mut hubs = spoke.hubs();
@@ -97,7 +97,7 @@ async fn a_spoke_holds_one_session_with_one_hub_and_a_second_one_once_there_is_a
     Ok(())
 }
 
-/// `text.wait`, which says that it began, and ends when it may.
+/// `text.wait`, which tells when it has begun, and ends when it may.
 pub(crate) fn waits(began: &Arc<Semaphore>, go_on: &Arc<Semaphore>) -> Operation {
     let (began, go_on) = (Arc::clone(began), Arc::clone(go_on));
     Operation::mutation("text.wait", move |n: u64| {
@@ -110,7 +110,7 @@ pub(crate) fn waits(began: &Arc<Semaphore>, go_on: &Arc<Semaphore>) -> Operation
     })
 }
 
-/// Calls `text.wait` over two hubs in turn until so many run, and once more, which is refused.
+/// Calls `text.wait` over two hubs in turn until this many run, and once more, which is refused.
 async fn takes_at_once(
     count: u32,
     cluster: &Cluster,
@@ -223,8 +223,8 @@ async fn a_session_that_had_to_go_where_the_other_is_leaves_when_there_is_anothe
     Ok(())
 }
 
-/// Eight calls of a third hub's caller: some of them run through the hub that is killed. The parts of a hub in this process die
-/// one by one: it is cut off from the others first, so that it says nothing any more.
+/// Eight calls of a third hub's caller, some of which run through the hub that is killed. The parts of a hub in this
+/// process die one by one, so it is first cut off from the others, to make sure that it says nothing more.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_ready_when_a_hub_dies_arrive_over_the_other_session() -> Result<()> {
     let redis = RedisServer::start().await;
@@ -232,7 +232,7 @@ async fn answers_that_are_ready_when_a_hub_dies_arrive_over_the_other_session() 
     let mut cluster = Cluster::empty(Some(redis)).await?;
     for hub in 0..3 {
         let change = |config: &mut HubConfig| {
-            // Nobody knows that a hub is dead before the calls have had their time.
+            // Nobody learns that a hub is dead before the calls have had their time.
             config.events.lease_ttl = Duration::from_secs(90);
             if hub == 0 {
                 config.events.redis_url = Some(through.as_str().into());
@@ -271,7 +271,7 @@ async fn answers_that_are_ready_when_a_hub_dies_arrive_over_the_other_session() 
     Ok(())
 }
 
-/// Calls, and those of them that failed although they had begun after their hub had noticed that another one was killed.
+/// Calls, and those that failed although they had begun after their hub had noticed that another one was killed.
 #[derive(Default)]
 struct Calls {
     load: Arc<Load>,
@@ -313,7 +313,8 @@ async fn spokes_on_two(cluster: &Cluster, url: &str, load: &Arc<Load>) -> Result
     Ok(spokes)
 }
 
-/// A hub ends without a word while calls are made through another one: those that begin once that has noticed must not fail.
+/// A hub ends without a word while calls are made through another one: those that begin after that hub has noticed must
+/// not fail.
 async fn a_hub_is_killed_under_load(count: usize) -> Result<()> {
     let (cluster, link) = Cluster::joined_behind_a_proxy(count, true, 0).await?;
     let (proxy, url) = balancer(&cluster, &[0, 1]).await?;

@@ -1,6 +1,7 @@
-//! An echo over `alkhub-wire` in both roles, which Autobahn's test suite is run against (`make autobahn`).
+//! An echo over `alkhub-wire` in both roles, against which Autobahn's test suite runs (`make autobahn`).
 //!
-//! It is the crate's example too: `upgrade` has the handshake, `socket` the loop around a `Decoder` and a `Batch`.
+//! It also serves as the crate's example: `upgrade` has the handshake, `socket` the loop around a `Decoder` and a
+//! `Batch`.
 //!
 //! ```text
 //! echo serve 127.0.0.1:0            echoes until it is killed; its first line is its address

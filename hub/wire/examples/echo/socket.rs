@@ -1,4 +1,4 @@
-//! One WebSocket: reads messages, answers pings and closes, writes what is queued before it reads again.
+//! One WebSocket: reads messages, answers pings and closes, and writes what is queued before it reads again.
 
 use std::io;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use tokio::time::timeout;
 /// The close code of an end without a reason, RFC 6455, section 7.4.1.
 const NORMAL: u16 = 1000;
 
-/// Longest message: as long as Autobahn sends.
+/// The longest message: as long as those that Autobahn sends.
 const LIMIT: usize = 16 * 1024 * 1024;
 
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
 
-/// Wait for the peer to end the connection after both have closed.
+/// How long to wait for the peer to end the connection after both sides have closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection after its handshake.
@@ -45,12 +45,12 @@ impl Socket {
         }
     }
 
-    /// Queues a message: it leaves before the next read, with all that one read brought answers to.
+    /// Queues a message. It is sent before the next read, together with all other answers to the last one.
     pub(crate) fn send(&mut self, kind: MessageKind, data: Bytes) {
         self.batch.message(kind, data);
     }
 
-    /// The next message; `None` when the connection has ended, by a close or without one.
+    /// The next message; `None` once the connection has ended, with or without a close.
     pub(crate) async fn next(&mut self) -> Result<Option<(MessageKind, Bytes)>> {
         loop {
             let mut input = self.unread.as_ref();
@@ -81,8 +81,8 @@ impl Socket {
         std::future::poll_fn(|cx| self.batch.poll_write(cx, &mut self.stream)).await
     }
 
-    /// Sends what is left and the close frame. It is the server that ends the connection; what the peer still sends is read away, for a
-    /// reset would take the close frame with it.
+    /// Sends what is left and the close frame. The server ends the connection; whatever the peer still sends is read
+    /// and discarded, since a reset would lose the close frame.
     async fn close(&mut self, code: u16, reason: &str) -> Result<Option<(MessageKind, Bytes)>> {
         self.batch.close(code, reason);
         self.flush().await?;

@@ -1,4 +1,4 @@
-//! The opening handshake, over as much HTTP as it takes.
+//! The opening handshake, with just as much HTTP as it needs.
 
 use alkhub_wire::handshake;
 use anyhow::{Context as _, Result, ensure};
@@ -6,10 +6,10 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Longest head of a request or answer, about.
+/// The longest head of a request or an answer, roughly.
 const HEAD_LIMIT: usize = 16 * 1024;
 
-/// Answers a client's request; what it sent after that is the second value.
+/// Answers a client's request; also returns what the client sent after it.
 pub(crate) async fn accept(mut stream: TcpStream) -> Result<(TcpStream, BytesMut)> {
     let (head, rest) = head(&mut stream).await?;
     let key = field(&head, "sec-websocket-key").filter(|key| handshake::is_key(key.as_bytes()));
@@ -22,7 +22,7 @@ pub(crate) async fn accept(mut stream: TcpStream) -> Result<(TcpStream, BytesMut
     Ok((stream, rest))
 }
 
-/// Asks a server for a WebSocket; what it sent after its answer is the second value.
+/// Asks a server for a WebSocket; also returns what the server sent after its answer.
 pub(crate) async fn request(mut stream: TcpStream, host: &str, path: &str) -> Result<(TcpStream, BytesMut)> {
     let key = handshake::fresh_key();
     let request = format!(
@@ -40,7 +40,7 @@ pub(crate) async fn request(mut stream: TcpStream, host: &str, path: &str) -> Re
     Ok((stream, rest))
 }
 
-/// Reads to the blank line, and what came beyond it.
+/// Reads up to the blank line; also returns what came after it.
 async fn head(stream: &mut TcpStream) -> Result<(String, BytesMut)> {
     let mut read = BytesMut::with_capacity(1024);
     loop {

@@ -1,4 +1,4 @@
-//! Frames as RFC 6455 has them, right and wrong.
+//! Valid and invalid frames according to RFC 6455.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::encode::push_header;
 
 const MASK: [u8; 4] = [0x12, 0xAB, 0x00, 0xFF];
 
-/// A frame of either end; `first` is FIN, RSV and opcode.
+/// A frame from either end; `first` has FIN, RSV and opcode.
 fn frame(sender: Role, first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = match sender {
         Role::Server => None,
@@ -27,7 +27,7 @@ fn client(first: u8, payload: &[u8]) -> Vec<u8> {
     frame(Role::Client, first, payload)
 }
 
-/// Everything that comes of a client's bytes when `step` of them arrive at a time, and how it ended.
+/// The result of reading a client's bytes when `step` of them arrive at a time, and how it ended.
 fn read(bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), Error>) {
     read_as(Role::Server, bytes, step)
 }
@@ -225,7 +225,7 @@ fn nothing_is_read_after_a_close() {
     assert_eq!(read(&bytes, 2), (vec![Received::Close { code: None }], Ok(())));
 }
 
-/// One message too many bytes long costs its sender that message.
+/// A message that is too long costs its sender only that message.
 #[test]
 fn a_message_over_the_limit_is_read_away_and_its_beginning_is_told() {
     let large: Vec<u8> = (0..1025_u32)

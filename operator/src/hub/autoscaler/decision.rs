@@ -1,11 +1,12 @@
 //! How many pods a Hub should have, by its connections and its calls in flight; pure.
 //!
 //! Invariants
-//! - Nothing is decided while it is not known what every ready pod has, or while one may be counted twice, and then nothing that
-//!   was seen before counts: a window begins anew. Bounds hold without figures.
-//! - Pods are added or taken away only after all of a window has asked for it, and then as many as all of it asked for.
-//! - All state is in the status: whoever leads next goes on with the window that it finds there, unless nobody has looked for
-//!   too long.
+//! - Nothing is decided while the load of a ready pod is unknown, or while one may be counted twice; what was seen
+//!   before then no longer counts, and a window begins anew. The bounds hold even without figures.
+//! - Pods are added or removed only after a whole window has asked for it, and then only as many as all of the window
+//!   asked for.
+//! - All state is in the status: the next leader goes on with the window that it finds there, unless nobody has looked
+//!   for too long.
 
 use std::time::Duration;
 
@@ -16,35 +17,35 @@ use k8s_openapi::jiff::Timestamp;
 use crate::hub::elapsed::elapsed;
 use crate::hub::figures::Sum;
 
-/// Pods are taken away when fewer have been enough for so long, unless the Hub says otherwise. As for a
+/// Pods are removed once fewer have been enough for this long, unless the Hub says otherwise. As for a
 /// HorizontalPodAutoscaler.
 const DOWN: Duration = Duration::from_secs(300);
 
-/// A load that is off by so little of what the pods are for changes nothing. As for a HorizontalPodAutoscaler.
+/// A load that differs from the target by no more than this changes nothing. As for a HorizontalPodAutoscaler.
 const TOLERANCE: f64 = 0.1;
 
-/// What a ratio of such numbers may be off by.
+/// Rounding error of such ratios.
 const NOISE: f64 = 1e-9;
 
 /// What was decided.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ScalingDecision {
     pub(crate) status: AutoscalingStatus,
-    /// Pods that the Hub is to ask for from now on; `None`: as many as it does.
+    /// The number of pods that the Hub is to ask for from now on; `None`: no change.
     pub(crate) to: Option<i32>,
 }
 
-/// What it is decided by.
+/// What the decision is based on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Situation<'a> {
     pub(crate) spec: &'a AutoscalingSpec,
     /// Pods that the Hub asks for.
     pub(crate) replicas: i32,
-    /// What all pods have; `None`: it is not known.
+    /// The load of all pods; `None`: unknown.
     pub(crate) load: Option<&'a Sum>,
     pub(crate) before: Option<&'a AutoscalingStatus>,
     pub(crate) now: Timestamp,
-    /// A window that nobody has looked at for so long is over.
+    /// A window ends when nobody has looked at it for this long.
     pub(crate) patience: Duration,
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn decide(situation: &Situation<'_>) -> ScalingDecision {
         }
     };
     let within = replicas.clamp(spec.min, spec.max.max(spec.min));
-    // A Hub that asks for none was stopped by somebody.
+    // A Hub that asks for no pods was stopped by somebody.
     if replicas == 0 || within != replicas {
         return decided(Some(within).filter(|_| replicas > 0), None);
     }
@@ -126,14 +127,14 @@ fn length(spec: &AutoscalingSpec, is_up: bool) -> Duration {
 // === impl Situation ===
 
 impl Situation<'_> {
-    /// The window that a need falls into: the one of before, or a new one.
+    /// The window that a need falls into: the previous one, or a new one.
     fn window(&self, is_up: bool, needed: i32) -> ScalingWindow {
         let before = self.before.filter(|before| {
             let looked_at = before.looked_at.as_ref();
             looked_at.is_some_and(|at| elapsed(at.0, self.now) <= self.patience)
         });
         let window = before.and_then(|before| if is_up { &before.scale_up } else { &before.scale_down }.as_ref());
-        // One towards what there is by now was somebody else's to carry out.
+        // A window towards a number that has been reached was carried out by somebody else.
         let window =
             window.filter(|window| (window.replicas > self.replicas) == is_up && window.replicas != self.replicas);
         let known = window.map(|window| window.replicas);

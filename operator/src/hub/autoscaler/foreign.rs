@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::kubernetes::Kubernetes;
 
-/// It is looked for another autoscaler this often.
+/// How often another autoscaler is looked for.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// The autoscalers that were last found, by the Hub's uid.
@@ -22,7 +22,7 @@ pub(crate) struct Foreigners(Mutex<HashMap<String, (Instant, Option<String>)>>);
 // === impl Foreigners ===
 
 impl Foreigners {
-    /// The name of an autoscaler that acts on a Hub, as it was known at the last look.
+    /// The name of an autoscaler that acts on a Hub, as of the last look.
     pub(crate) async fn of(&self, kubernetes: &Kubernetes, hub: &Hub) -> Result<Option<String>, Error> {
         let uid = hub.uid().unwrap_or_default();
         if let Some((at, found)) = self.0.lock().get(&uid)

@@ -1,5 +1,5 @@
-//! The ConfigMap with the settings of a revision, which hold no secrets: immutable, so that a pod of an older revision that
-//! starts again reads what it read before.
+//! The ConfigMap with the settings of a revision, which hold no secrets. It is immutable, so that a pod of an older
+//! revision that restarts reads what it read before.
 
 use std::collections::BTreeMap;
 

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::hub::validate::Plan;
 use crate::names::Part;
 
-/// None for a single pod: it would only keep a node from being drained.
+/// None for a single pod: there it would only block the drain of a node.
 pub(super) fn build(plan: &Plan) -> Result<Option<PodDisruptionBudget>, Error> {
     if plan.replicas <= 1 {
         return Ok(None);
@@ -17,7 +17,7 @@ pub(super) fn build(plan: &Plan) -> Result<Option<PodDisruptionBudget>, Error> {
         "spec": {
             "maxUnavailable": 1,
             "selector": { "matchLabels": plan.names.selector(Part::Hub) },
-            // A pod that is not ready serves nobody: it must not keep a node from being drained.
+            // A pod that is not ready serves nobody and must not block the drain of a node.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         }
     });

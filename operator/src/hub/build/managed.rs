@@ -1,4 +1,4 @@
-//! A managed Redis and a managed Postgres: one pod each with a volume, by the official images' environment.
+//! A managed Redis and a managed Postgres: one pod each with a volume, configured by the official images' environment.
 
 use alkhub_config::address::{POSTGRES_PORT, REDIS_PORT};
 use alkhub_crds::Hub;
@@ -12,18 +12,18 @@ use crate::hub::generated::{DATABASE, PASSWORD, REDIS_CONF};
 use crate::hub::validate::Plan;
 use crate::names::{Part, owner};
 
-/// Digest of what a running Redis does not read again: its file of settings, which has the password.
+/// Digest of what a running Redis does not read again: its configuration file, which contains the password.
 const RESTARTS: &str = "alkhub.dev/password";
 
 /// User and group of the official images' servers.
 const USER: i64 = 999;
 
-/// What is particular about a server.
+/// What differs between servers.
 struct Server<'a> {
     part: Part,
     image: &'a str,
     port: u16,
-    /// `args`, `env`, `volumeMounts` besides the data's.
+    /// `args`, `env`, and `volumeMounts` other than the data's.
     container: Value,
     volumes: Vec<Value>,
     /// Annotations of the pod.
@@ -36,7 +36,7 @@ pub(super) fn redis(plan: &Plan, storage: &Storage, password: &str) -> Result<St
         image: &plan.redis_image,
         port: REDIS_PORT,
         container: json!({
-            // The password is in a file: arguments can be read by whoever lists processes.
+            // The password is in a file, since anybody who can list processes can read arguments.
             "args": ["redis-server", "/etc/redis/redis.conf"],
             "volumeMounts": [{ "name": "config", "mountPath": "/etc/redis", "readOnly": true }],
         }),
@@ -61,7 +61,7 @@ pub(super) fn postgres(plan: &Plan, storage: &Storage) -> Result<StatefulSet, Er
                 { "name": "POSTGRES_USER", "value": DATABASE },
                 { "name": "POSTGRES_DB", "value": DATABASE },
                 { "name": "POSTGRES_PASSWORD", "valueFrom": password },
-                // A folder of its own: a fresh volume may hold lost+found, which initdb refuses.
+                // In a subdirectory: a fresh volume may hold lost+found, which initdb refuses.
                 { "name": "PGDATA", "value": "/data/pgdata" },
             ],
             "volumeMounts": [
@@ -73,7 +73,7 @@ pub(super) fn postgres(plan: &Plan, storage: &Storage) -> Result<StatefulSet, Er
             json!({ "name": "run", "emptyDir": {} }),
             json!({ "name": "tmp", "emptyDir": {} }),
         ],
-        // Another password in the Secret changes nothing in data that exist, and a restart neither.
+        // Another password in the Secret changes nothing for existing data, and neither would a restart.
         annotations: Value::Null,
     };
     set(plan, storage, server)
@@ -119,7 +119,7 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> Result<StatefulSet
             "replicas": 1,
             "serviceName": names.server(part),
             "selector": { "matchLabels": names.selector(part) },
-            // The volume goes with the Hub, not with the server.
+            // The volume is deleted with the Hub, not with the server.
             "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Retain", "whenScaled": "Retain" },
             "volumeClaimTemplates": claims,
             "template": {
@@ -138,7 +138,8 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> Result<StatefulSet
     super::object("StatefulSet", set)
 }
 
-/// Owned by the Hub, though not as its controller: unsetting `managed` keeps the volume, deleting the Hub does not.
+/// The claim is owned by the Hub, though not as its controller: unsetting `managed` keeps the volume, deleting the Hub
+/// does not.
 fn volume_claim(plan: &Plan, storage: &Storage) -> Value {
     let owner = OwnerReference {
         controller: None,

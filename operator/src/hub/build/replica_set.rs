@@ -1,4 +1,4 @@
-//! The ReplicaSet of a revision: its pods, which Kubernetes keeps also while no operator runs.
+//! The ReplicaSet of a revision; Kubernetes keeps its pods even while no operator runs.
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use crate::hub::revision::Revision;
 use crate::names::{ObjectNames, Part, REVISION};
 
-/// It asks for no number of pods: that is decided step by step ([`crate::hub::fleet`]).
+/// It does not set a number of pods: that is decided step by step ([`crate::hub::fleet`]).
 pub(super) fn build(names: &ObjectNames, revision: &Revision) -> ReplicaSet {
     let mut selector = names.selector(Part::Hub);
     selector.insert(REVISION.to_owned(), revision.name.clone());

@@ -25,7 +25,7 @@ pub(super) fn of_hub(plan: &Plan) -> Result<Vec<Service>, Error> {
         "spec": {
             "type": "ClusterIP",
             "clusterIP": "None",
-            // Who looks at pods wants to see those too that are starting or draining.
+            // Anybody who looks at pods wants to see those that are starting or draining too.
             "publishNotReadyAddresses": true,
             "selector": selector,
             "ports": [http, management],

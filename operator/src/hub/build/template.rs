@@ -15,7 +15,7 @@ use crate::names::{DELETION_COST, DRAIN_SECONDS, DRAIN_SINCE, Part, REVISION, SE
 /// User and group of the image.
 const USER: i64 = 65_532;
 
-/// The template of a revision's pods. `count`: what they tell the other hubs as their revision.
+/// The template of a revision's pods. `count` is what they tell the other hubs as their revision.
 pub(super) fn build(plan: &Plan, revision: &str, count: i64) -> Result<PodTemplateSpec, Error> {
     super::object("PodTemplateSpec", template(plan, revision, count))
 }
@@ -42,7 +42,8 @@ fn template(plan: &Plan, revision: &str, count: i64) -> Value {
         "spec": {
             "serviceAccountName": names.main(),
             "automountServiceAccountToken": false,
-            // Service links would put ALKHUB_PORT and the like into the hub's environment, where it reads settings.
+            // Service links would put ALKHUB_PORT and the like into the hub's environment, from which it reads
+            // settings.
             "enableServiceLinks": false,
             "terminationGracePeriodSeconds": grace,
             "securityContext": unprivileged(USER),
@@ -89,7 +90,7 @@ fn container(plan: &Plan, count: i64) -> Value {
     })
 }
 
-/// Where a Prometheus that reads annotations finds the metrics.
+/// Annotations that tell Prometheus where to find the metrics.
 fn monitoring() -> [(String, String); 3] {
     [
         ("prometheus.io/scrape", "true".to_owned()),
@@ -99,7 +100,7 @@ fn monitoring() -> [(String, String); 3] {
     .map(|(key, value)| (key.to_owned(), value))
 }
 
-/// Over zones, then over nodes, as far as that is possible.
+/// Spreads pods over zones, then over nodes, as far as possible.
 fn spread(selector: &BTreeMap<String, String>) -> Value {
     let over = |key: &str| {
         json!({

@@ -10,7 +10,7 @@ use crate::names::Part;
 /// Readable by the hub's group alone.
 const MODE: i32 = 0o440;
 
-/// A projected volume: a folder inside a mounted ConfigMap could not be another mount.
+/// A projected volume, since no other volume can be mounted inside a mounted ConfigMap.
 pub(super) fn settings(plan: &Plan, config: &str) -> Value {
     let names = &plan.names;
     let mut sources = vec![

@@ -1,13 +1,13 @@
-//! Random walks: an operator that is killed and late, controllers of ReplicaSets whose caches are late, kubelets that take
-//! their time, people who change their minds. Seeded; a failure names its seed.
+//! Random walks with an operator that is killed and late, controllers of ReplicaSets whose caches lag, kubelets that
+//! take their time, and people who change their minds. Seeded; a failure names its seed.
 
 use super::tests::check;
 use super::*;
 
-/// A pod may go so many ticks after it was marked; the caches of controllers are one tick late at most.
+/// A pod may go this many ticks after it was marked; caches of controllers lag by one tick at most.
 const SETTLE: u32 = 2;
 
-/// A walk that is left alone comes to its goal within so many ticks.
+/// A walk that is left alone reaches its goal within this many ticks.
 const PATIENCE: u32 = 400;
 
 const REVISIONS: [&str; 3] = ["a", "b", "c"];
@@ -25,9 +25,9 @@ struct SimPod {
     marked: Option<u32>,
     leaving: bool,
     version: u32,
-    /// It was not ready once after it was: its controller may have seen it so.
+    /// It became unready after it was ready: its controller may have seen that.
     has_failed: bool,
-    /// The goal was 0 when it was asked for fewer.
+    /// The goal was 0 when its ReplicaSet was asked for fewer.
     is_stopped: bool,
 }
 
@@ -36,7 +36,7 @@ struct SimSet {
     replicas: i32,
     version: u32,
     is_observed: bool,
-    /// Ready pods that were wanted when it was last asked for fewer.
+    /// The number of ready pods that was wanted when it was last asked for fewer.
     floor: i32,
 }
 
@@ -47,10 +47,10 @@ struct World {
     next: u32,
     sets: Vec<SimSet>,
     pods: Vec<SimPod>,
-    /// The pods as they were a tick ago.
+    /// The pods as they were one tick ago.
     before: Vec<SimPod>,
     goal: Goal,
-    /// Pods fail and are evicted.
+    /// Whether pods fail and are evicted.
     is_rough: bool,
     settle: u32,
 }
@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    /// Reads, decides, and writes a while later, if it was not killed in between.
+    /// Reads, decides, and writes a while later, unless it was killed in between.
     fn operator(&mut self) {
         let (fleet, goal) = (self.fleet(), self.goal.clone());
         check(&fleet, &goal);
@@ -170,7 +170,7 @@ impl World {
         set.version += 1;
     }
 
-    /// The controller of ReplicaSets: its caches of the two kinds may each be late.
+    /// The controller of ReplicaSets; its caches of the two kinds may each lag.
     fn controller(&mut self) {
         for index in 0..self.sets.len() {
             let ids = |pods: &[SimPod]| -> Vec<(u32, bool)> {
@@ -179,7 +179,7 @@ impl World {
                     .map(|pod| (pod.id, pod.leaving))
                     .collect()
             };
-            // It waits until it sees what it did itself.
+            // It waits until it sees its own changes.
             let is_late = ids(&self.before) == ids(&self.pods) && self.rng.bool();
             let cache = if is_late { &self.before } else { &self.pods };
             let mut here: Vec<_> = cache
@@ -226,7 +226,7 @@ impl World {
             .expect("it is in the cache");
         pod.leaving = true;
         let pod = pod.clone();
-        // Of two that were not ready the other one may go, and this one may just have become ready.
+        // Of two unready pods, the other one may go while this one has just become ready.
         let is_counted_on = pod.standing == PodStanding::Ready && now >= pod.ready_at + self.settle;
         if !is_counted_on || pod.has_failed || pod.is_stopped {
             return;
@@ -294,7 +294,7 @@ impl World {
             && self.pods.iter().all(|pod| serves(pod) && of(pod))
     }
 
-    /// People change their minds; then nobody does, and all comes to rest.
+    /// People change their minds for a while; then nobody does, and everything comes to rest.
     fn walk(&mut self) {
         for _ in 0..150 {
             if self.rng.u8(..12) == 0 {

@@ -1,12 +1,13 @@
 //! A fleet as Kubernetes has it; pure.
 //!
 //! Invariants
-//! - What is decided elsewhere by a cache is given time to get there: neither a mark nor a pod's readiness counts before
-//!   [`SETTLED`], and a mark not before this term of leadership itself has known it for as long: the clock that dated it may be
-//!   another machine's.
-//! - The time of a mark counts only while the pod's hub is told to give its connections away ([`watched`](super::watched)).
-//! - A pod that is to go is waited for while it has something to give away, and no longer than it says itself. Only a report that
-//!   says so shows that it has nothing: a pod that is missing there, or whose figures are, may have much.
+//! - What others decide from a cache is given time to reach that cache. Neither a mark nor a pod's readiness counts
+//!   before [`SETTLED`], and a mark only once this term of leadership itself has known it for that long: the clock that
+//!   dated it may be another machine's.
+//! - The time since a mark counts only while the pod's hub is told to give its connections away
+//!   ([`watched`](super::watched)).
+//! - A pod that is to go is waited for while it has something to give away, and no longer than it says itself. Only a
+//!   report can show that it has nothing: a pod that is missing from the report, or whose figures are, may have much.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,20 +25,20 @@ use crate::hub::elapsed::elapsed;
 use crate::hub::grace::EMPTYING;
 use crate::names::{DRAIN_SECONDS, DRAIN_SINCE, REVISION, SERVING, is_drain_requested, is_owned_by};
 
-/// The caches of Kubernetes' controllers are no later than this.
+/// The caches of Kubernetes' controllers lag by no more than this.
 pub(crate) const SETTLED: Duration = Duration::from_secs(2);
 
-/// A pod that is not ready for so long is stuck.
+/// A pod that has not been ready for this long is stuck.
 const STUCK: Duration = Duration::from_secs(300);
 
-/// A pod that is still there so long after its grace period is on a node that is lost.
+/// A pod that still exists this long after its grace period is on a lost node.
 const LOST: Duration = Duration::from_secs(30);
 
 /// A fleet at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FleetSight {
     pub(crate) fleet: Fleet,
-    /// Time alone changes it after this long; `None`: it does not.
+    /// The fleet changes after this long by the passing of time alone; `None`: it does not.
     pub(crate) changes_in: Option<Duration>,
 }
 
@@ -45,11 +46,11 @@ pub(crate) struct FleetSight {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodLoads {
     at: Timestamp,
-    /// By name; those alone of which all is known.
+    /// By name, and only those whose figures are complete.
     pods: HashMap<String, PodLoad>,
 }
 
-/// What is known of pods beside what Kubernetes has.
+/// What is known of pods beyond what Kubernetes has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     pub(crate) loads: Option<PodLoads>,
@@ -57,14 +58,14 @@ pub(crate) struct Known {
     pub(crate) drains: HashMap<String, WatchedDrain>,
 }
 
-/// What is told by the clock.
+/// What depends on the clock.
 struct Look<'a> {
     now: Timestamp,
     known: &'a Known,
     changes_in: Option<Duration>,
 }
 
-/// The fleet of these ReplicaSets, with those of `pods` that are theirs.
+/// The fleet of these ReplicaSets, with those of `pods` that belong to them.
 pub(crate) fn of<S, P>(sets: &[S], pods: &[P], known: &Known, now: Timestamp) -> FleetSight
 where
     S: AsRef<ReplicaSet>,
@@ -88,7 +89,7 @@ where
     }
 }
 
-/// One that has ended by itself is none: its ReplicaSet replaces it.
+/// A pod that has ended by itself does not count: its ReplicaSet replaces it.
 fn has_ended(pod: &v1::Pod) -> bool {
     matches!(phase(pod), Some("Succeeded" | "Failed"))
 }
@@ -97,8 +98,8 @@ fn phase(pod: &v1::Pod) -> Option<&str> {
     pod.status.as_ref()?.phase.as_deref()
 }
 
-/// A pod that is to go gives its connections away for so long; then it goes, and drains the rest on its own. One of an older
-/// operator does not say it.
+/// For how long a pod that is to go gives its connections away before it goes and drains the rest on its own. Pods of
+/// an older operator do not say.
 fn drain_time(pod: &v1::Pod) -> Duration {
     let seconds = pod.annotations().get(DRAIN_SECONDS);
     seconds
@@ -114,8 +115,8 @@ fn condition<'a>(pod: &'a v1::Pod, kind: &str) -> Option<&'a PodCondition> {
 // === impl PodLoads ===
 
 impl PodLoads {
-    /// What a report of this time says. A pod whose container has started again may be there twice for a while: it has what
-    /// both have.
+    /// The content of a report from this time. A pod whose container has restarted may be listed twice for a while: its
+    /// load is then the sum of both.
     pub(crate) fn of(at: Timestamp, reported: &[ReportedPod]) -> Self {
         let mut loads = HashMap::<String, Option<PodLoad>>::new();
         for pod in reported {
@@ -175,7 +176,8 @@ impl Look<'_> {
             is_serving: pod.labels().get(SERVING.0).is_some_and(|value| value == SERVING.1),
             drain: marked.map(|since| match since.parse() {
                 Ok(since) if presence == PodPresence::Here => self.drain(pod, standing, since),
-                // It has gone already; or its mark cannot be read, is somebody's own, and old enough.
+                // Either it has gone already, or its mark cannot be read: that one is somebody's own, and counts as old
+                // enough.
                 Ok(_) | Err(_) => Drain {
                     is_over: true,
                     is_lapsed: false,
@@ -187,12 +189,12 @@ impl Look<'_> {
         }
     }
 
-    /// What a pod has, as it was last reported.
+    /// The load of a pod, as it was last reported.
     fn load(&self, pod: &v1::Pod) -> Option<PodLoad> {
         self.known.loads.as_ref()?.pods.get(&pod.name_any()).copied()
     }
 
-    /// How far a pod is that was marked then.
+    /// How far the drain of a pod is that was marked at `since`.
     fn drain(&mut self, pod: &v1::Pod, standing: PodStanding, since: Timestamp) -> Drain {
         let watched = self.known.drains.get(&pod.uid().unwrap_or_default());
         let watched = watched.copied().unwrap_or_default();
@@ -206,13 +208,13 @@ impl Look<'_> {
         }
     }
 
-    /// Whether nothing is lost with a pod that was marked then.
+    /// Whether nothing is lost with a pod that was marked at `since`.
     fn has_nothing(&self, pod: &v1::Pod, standing: PodStanding, since: Timestamp) -> bool {
-        // What was said before the mark was seen is no answer to it.
+        // A report from before the mark was seen is no answer to it.
         let answer = self.known.loads.as_ref().filter(|loads| loads.at >= since + SETTLED);
         let load = answer.and_then(|answer| answer.pods.get(&pod.name_any()));
         let is_empty = load.is_some_and(|load| load.is_nothing());
-        // One that serves nobody new may still have those that have come before.
+        // A pod that takes nobody new may still have the connections it had.
         let has_none = || self.load(pod).is_none_or(PodLoad::is_nothing);
         is_empty || standing < PodStanding::Unready || (standing == PodStanding::Unready && has_none())
     }
@@ -239,7 +241,7 @@ impl Look<'_> {
         match condition(pod, "Ready") {
             Some(ready) if ready.status == "True" => {
                 let since = ready.last_transition_time.as_ref().map_or(self.now, |time| time.0);
-                // Times of Kubernetes have no fractions of seconds.
+                // Kubernetes' times have no fractions of seconds.
                 if self.has_passed(since, SETTLED + Duration::from_secs(1)) {
                     PodStanding::Ready
                 } else {
@@ -273,12 +275,12 @@ impl Look<'_> {
         Some(text.trim_end_matches(": ").to_owned())
     }
 
-    /// Whether something began so long ago; if not, the fleet changes when it has.
+    /// Whether something began at least `limit` ago; if not, the fleet changes when it has.
     fn has_passed(&mut self, since: Timestamp, limit: Duration) -> bool {
         self.has_lasted(elapsed(since, self.now), limit)
     }
 
-    /// The same of what has lasted for so long.
+    /// The same for something that has lasted for `elapsed`.
     fn has_lasted(&mut self, elapsed: Duration, limit: Duration) -> bool {
         if elapsed >= limit {
             return true;

@@ -1,4 +1,4 @@
-//! The pods of a Hub as its ReplicaSets have them: what a step is decided by; pure.
+//! The pods of a Hub as its ReplicaSets have them, on which each step is decided; pure.
 
 /// All pods of a Hub, by revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,21 +9,21 @@ pub(crate) struct Fleet {
 /// The ReplicaSet of one revision, with its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
-    /// Of the ReplicaSet.
+    /// The name of the ReplicaSet.
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) resource_version: String,
     pub(crate) revision: String,
     /// Pods that it asks for.
     pub(crate) replicas: i32,
-    /// Its controller has seen how many it asks for.
+    /// Whether its controller has seen how many pods it asks for.
     pub(crate) is_observed: bool,
-    /// Why its controller cannot make the pods that it asks for.
+    /// Why its controller cannot make those pods.
     pub(crate) failure: Option<String>,
     pub(crate) pods: Vec<Pod>,
 }
 
-/// One pod. One that has ended by itself is none: its ReplicaSet replaces it.
+/// One pod. A pod that has ended by itself does not count: its ReplicaSet replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pod {
     pub(crate) name: String,
@@ -31,34 +31,34 @@ pub(crate) struct Pod {
     pub(crate) resource_version: String,
     pub(crate) presence: PodPresence,
     pub(crate) standing: PodStanding,
-    /// An autoscaler counts it.
+    /// Whether an autoscaler counts it.
     pub(crate) is_serving: bool,
     /// Its mark; `None`: it is to stay.
     pub(crate) drain: Option<Drain>,
-    /// Somebody wants it to be empty, whether it is to go or not.
+    /// Whether somebody wants it to be empty, whether it is to go or not.
     pub(crate) is_emptied: bool,
-    /// What it has, as the hubs last reported it; `None`: not known.
+    /// Its load, as the hubs last reported it; `None`: unknown.
     pub(crate) load: Option<PodLoad>,
-    /// Why it is not ready, when it has not been for long.
+    /// Why it is not ready, if it has not been for long.
     pub(crate) stuck: Option<String>,
 }
 
-/// What a pod has.
+/// The load of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PodLoad {
-    /// Calls that it has taken and not ended.
+    /// Calls that it has taken and that have not ended.
     pub(crate) in_flight: u64,
     /// Open WebSockets.
     pub(crate) connections: u64,
     /// Sessions whose connection is lost and whose peer may come back.
     pub(crate) reconnecting: u64,
-    /// Its hub says that it gives its connections away.
+    /// Whether its hub says that it gives its connections away.
     pub(crate) is_draining: bool,
-    /// Two processes are reported in it: the older one may be gone, with what it had.
+    /// Whether two processes are reported in it: the older one may be gone, with its load.
     pub(crate) is_twofold: bool,
 }
 
-/// Whether a pod is there.
+/// Whether a pod exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PodPresence {
     /// It is not being deleted.
@@ -79,7 +79,7 @@ pub(crate) enum PodStanding {
     /// Its node does not report.
     Unknown,
     Unready,
-    /// It is ready, but not for so long that the controller surely knows. Nothing is decided by it.
+    /// It is ready, but not yet for long enough to be sure that the controller knows. Nothing is decided by it.
     Fresh,
     Ready,
 }
@@ -89,7 +89,7 @@ pub(crate) enum PodStanding {
 pub(crate) struct Drain {
     /// The pod may go now: it is empty, or has had its time.
     pub(crate) is_over: bool,
-    /// Nobody told its hub for so long that it has its connections again: the mark is to be of now.
+    /// Whether its hub was told nothing for so long that it took its connections back: the mark is to be renewed.
     pub(crate) is_lapsed: bool,
 }
 
@@ -143,13 +143,13 @@ impl Set {
         i32::try_from(self.here().count()).unwrap_or(i32::MAX)
     }
 
-    /// How many of them are ready for some time.
+    /// How many of them have been ready for some time.
     pub(super) fn ready(&self) -> i32 {
         let ready = self.here().filter(|pod| pod.standing == PodStanding::Ready);
         i32::try_from(ready.count()).unwrap_or(i32::MAX)
     }
 
-    /// Its controller is about to delete pods.
+    /// Whether its controller is about to delete pods.
     pub(super) fn is_deleting(&self) -> bool {
         self.count() > self.replicas
     }
@@ -167,12 +167,12 @@ impl Set {
 // === impl PodLoad ===
 
 impl PodLoad {
-    /// Whether nothing is lost with the pod. A session whose peer may come back ends with it.
+    /// Whether nothing is lost with the pod. Sessions whose peer may come back would end with it.
     pub(crate) fn is_nothing(self) -> bool {
         (self.in_flight, self.connections, self.reconnecting) == (0, 0, 0)
     }
 
-    /// What both have.
+    /// The sum of both.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             in_flight: self.in_flight.saturating_add(other.in_flight),
@@ -192,7 +192,7 @@ impl Pod {
         self.drain.is_some() || self.is_emptied
     }
 
-    /// Whether it serves, for some time already, and was not told to go.
+    /// Whether it has served for some time and was not told to go.
     pub(super) fn is_counted_on(&self) -> bool {
         self.presence == PodPresence::Here && self.standing == PodStanding::Ready && self.drain.is_none()
     }

@@ -1,9 +1,9 @@
-//! Steps of fleets that somebody may meet, and of every small one that there is.
+//! Realistic steps of fleets, and every small fleet that there can be.
 
 use super::*;
 
-/// `r` ready, `f` ready since a moment ago, `u` not ready, `p` pending; `R`, `U`: marked, and its drain is over; `M`: ready, marked, and still
-/// draining; `L`: the same, and its hub was told nothing for long; `l`: leaving.
+/// `r` ready, `f` ready since a moment ago, `u` not ready, `p` pending; `R`, `U`: marked, and its drain is over; `M`:
+/// ready, marked, and still draining; `L`: the same, and its hub has been told nothing for long; `l`: leaving.
 fn set(revision: &str, replicas: i32, pods: &str) -> Set {
     let pods = pods
         .chars()
@@ -329,7 +329,8 @@ fn a_stopped_hub_loses_all_its_pods_together() {
     assert_eq!(next(&[("a", 0, "rrr"), ("b", 0, "u")], ("a", 0)), "hold");
 }
 
-/// The pods that the controller of a ReplicaSet takes when it asks for `to`, as its documentation ranks them.
+/// The pods that the controller of a ReplicaSet removes when it asks for `to`, in the order that its documentation
+/// gives.
 fn taken(set: &Set, to: i32) -> Vec<&Pod> {
     let mut here: Vec<_> = set.here().collect();
     here.sort_by_key(|pod| (pod.standing, pod.drain.is_none()));
@@ -416,7 +417,7 @@ pub(super) fn check(fleet: &Fleet, goal: &Goal) {
     }
 }
 
-/// Every selection of up to `most` of these pods, whatever their order.
+/// Every selection of up to `most` of these kinds of pods, in any order.
 fn selections(kinds: &str, most: usize) -> Vec<String> {
     let mut all = vec![String::new()];
     let mut last = all.clone();

@@ -1,10 +1,10 @@
-//! For how long this term of leadership has looked after pods that are to go.
+//! How long this term of leadership has looked after pods that are to go.
 //!
 //! Invariants
-//! - It is measured by a clock that nobody sets, and nothing is kept of it: a mark's time is in Kubernetes. Here is how much
-//!   of that time counts.
-//! - A hub that is told nothing for [`DRAIN_LAPSE`] has its connections again. A term that finds one which drains goes on with
-//!   the time of its mark; where it does not, the time counts from then on.
+//! - The time is measured by a monotonic clock and not stored: the time of a mark is in Kubernetes; here is how much of
+//!   it counts.
+//! - A hub that is told nothing for [`DRAIN_LAPSE`] takes its connections back. A term that finds a hub draining goes
+//!   on with the time since its mark; otherwise only the time since it began to tell the hub counts.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,11 +19,11 @@ pub(crate) struct WatchedDrains(HashMap<String, Watch>);
 /// One of them, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WatchedDrain {
-    /// For how long this term knows of its mark.
+    /// How long this term has known of its mark.
     pub(crate) known_for: Duration,
-    /// How much of the mark's time counts; `None`: all of it.
+    /// How much of the time since the mark counts; `None`: all of it.
     pub(crate) counts_for: Option<Duration>,
-    /// Its hub did not drain when this term began to tell it.
+    /// Whether its hub was not draining when this term began to tell it.
     pub(crate) is_anew: bool,
 }
 
@@ -35,21 +35,21 @@ struct Watch {
     counts: Counts,
 }
 
-/// From when on a mark's time counts.
+/// From when on the time since a mark counts.
 #[derive(Clone, Copy, Debug)]
 enum Counts {
-    /// From when the term began: no report says yet whether its hub drains, so that it was told nothing either.
+    /// From when the term began: no report says yet whether its hub drains.
     Unknown,
-    /// From the mark on: its hub drained when the term began to tell it.
+    /// From the mark on: its hub was draining when the term began to tell it.
     All,
-    /// From then on: it did not.
+    /// From this moment on: its hub was not draining.
     Since(Instant),
 }
 
 // === impl WatchedDrains ===
 
 impl WatchedDrains {
-    /// These pods are looked after now, and no others: each by its uid, with whether its hub is known to drain.
+    /// Looks after exactly these pods from now on: each by its uid, with whether its hub is known to drain.
     pub(crate) fn look_after(&mut self, pods: impl Iterator<Item = (String, Option<bool>)>) {
         let now = Instant::now();
         let watched = pods.map(|(uid, is_draining)| {
@@ -66,7 +66,7 @@ impl WatchedDrains {
         self.0 = watched.collect();
     }
 
-    /// As they are now, those left out that nobody has looked after for too long.
+    /// The current state, leaving out those that nobody has looked after for too long.
     pub(crate) fn now(&self) -> HashMap<String, WatchedDrain> {
         let watched = self.0.iter().filter(|(_, watch)| !watch.is_over());
         watched.map(|(uid, watch)| (uid.clone(), watch.now())).collect()

@@ -1,9 +1,9 @@
-//! The Secrets of managed servers: a password, and the URL that has it.
+//! The Secrets of managed servers: a password, and the URL that contains it.
 //!
 //! Invariants
-//! - Redis takes a new password with a restart, so one is made when there is none. The data of a Postgres know one
-//!   password for ever: none is made beside data that exist.
-//! - What somebody made by hand is adopted for a Postgres when it fits it, and nothing owns it.
+//! - Redis takes a new password with a restart, so one is made if there is none. The data of a Postgres are tied to one
+//!   password for ever: none is made next to existing data.
+//! - For a Postgres, a Secret that somebody made by hand is adopted if it fits and nothing owns it.
 
 use alkhub_config::address::{POSTGRES_PORT, REDIS_PORT};
 use alkhub_crds::Hub;
@@ -27,7 +27,8 @@ pub(crate) const REDIS_CONF: &str = "redis.conf";
 /// User and database of a managed Postgres.
 pub(crate) const DATABASE: &str = "alkhub";
 
-/// Digest of a server's Secret: another one when it was made anew or edited. `None`: the server is not managed.
+/// Digest of a server's Secret, which changes when the Secret is made anew or edited. `None`: the server is not
+/// managed.
 pub(super) async fn ensure(
     ctx: &Context,
     hub: &Hub,
@@ -48,7 +49,7 @@ pub(super) async fn ensure(
         return Ok(Some(known.digest));
     }
     let secret = if part == Part::Postgres && has_data(ctx, hub, storage.ephemeral == Some(true)) {
-        // Asked of the API server: a Secret that the cache still has may be gone.
+        // The API server is asked: a Secret that the cache still has may be gone.
         if ctx
             .kubernetes
             .get::<Secret>(&names.namespace, &names.server(part))
@@ -79,7 +80,8 @@ pub(super) async fn ensure(
     Ok(Some(digest))
 }
 
-/// Whether the managed Postgres has data that know a password. Those in a pod alone are gone with its StatefulSet.
+/// Whether the managed Postgres has data that are tied to a password. Data in a pod alone are gone with its
+/// StatefulSet.
 fn has_data(ctx: &Context, hub: &Hub, is_ephemeral: bool) -> bool {
     let names = ObjectNames::of(hub);
     let set = ObjectRef::new(&names.server(Part::Postgres)).within(&names.namespace);
@@ -90,7 +92,8 @@ fn has_data(ctx: &Context, hub: &Hub, is_ephemeral: bool) -> bool {
     served && (!is_ephemeral || ctx.stores.sets.get(&set).is_some())
 }
 
-/// Salted with what only the operator and the hubs know: a password that a person chose could be guessed from a digest.
+/// Salted with something that only the operator and the hubs know: otherwise a password that a person chose could be
+/// guessed from its digest.
 fn digest_of(secret: &Secret, salt: &str) -> String {
     let uid = secret.uid().unwrap_or_default();
     let texts = [URL, REDIS_CONF].map(|key| generated::text(secret, key).unwrap_or_default());
@@ -103,7 +106,7 @@ fn digest_of(secret: &Secret, salt: &str) -> String {
         .to_owned()
 }
 
-/// Whether a Secret has what the Postgres of its name needs: both keys, and the URL that leads there.
+/// Whether a Secret has what the Postgres of its name needs: both keys, and a URL that leads there.
 fn fits(secret: &Secret) -> bool {
     let text = |key| generated::text(secret, key);
     let (Some(password), Some(url)) = (text(PASSWORD), text(URL)) else {

@@ -95,7 +95,7 @@ fn a_password_of_a_managed_server_makes_another_revision_and_its_volume_does_not
     assert_ne!(Inputs::of(&plan, &other).name, inputs(managed).name);
 }
 
-/// The name is written down: a version of the operator that named the same inputs otherwise would restart every pod.
+/// The name is spelled out: an operator version that named the same inputs differently would restart every pod.
 #[test]
 fn the_name_of_a_revision_does_not_change_with_the_operator() {
     assert_eq!(inputs(given()).name, "81cf352b8e");

@@ -27,7 +27,7 @@ pub(super) fn judged(sight: &Sight) -> Verdict {
 }
 
 fn spread(sum: &Sum) -> Verdict {
-    // No figures: a condition that changes with every connection would be written with every one.
+    // No figures: the condition would be written again with every connection.
     if sum.is_even() {
         let message = "no pod has more than a tenth and 8 connections beyond the mean";
         return Verdict::new(BALANCED, true, "Even", message);

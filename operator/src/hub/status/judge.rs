@@ -1,8 +1,8 @@
 //! The conditions of a Hub; pure.
 //!
 //! Invariants
-//! - No condition asserts what was not looked at: a spec that was not judged is neither accepted nor refused.
-//! - `Ready` speaks of pods alone. What is wrong with the spec is in `Accepted` and `PrefixConflict`.
+//! - No condition asserts what was not checked: a spec that was not judged is neither accepted nor refused.
+//! - `Ready` is about pods alone. What is wrong with the spec is in `Accepted` and `PrefixConflict`.
 
 use alkhub_crds::condition::{
     ACCEPTED, ConditionStatus, DEGRADED, PAUSED, PREFIX_CONFLICT, PROGRESSING, READY, Verdict,
@@ -43,7 +43,7 @@ pub(super) fn paused(pods: &Pods, sight: &Sight) -> Vec<Verdict> {
     ]
 }
 
-/// Conditions of a Hub that its user must mend. What ran before runs on.
+/// Conditions of a Hub that its user must fix. What ran before keeps running.
 pub(super) fn refused(error: &SpecError, sight: &Sight) -> Vec<Verdict> {
     let conflict = error.kind == PREFIX_CONFLICT;
     let own = Verdict::new(error.kind, conflict, error.reason, &error.message);
@@ -74,7 +74,8 @@ pub(super) fn refused(error: &SpecError, sight: &Sight) -> Vec<Verdict> {
     vec![own, other, active(), progressing, degraded, ready]
 }
 
-/// Conditions of a Hub of which something could not be read (`accepted` is false) or applied. What ran before runs on.
+/// Conditions of a Hub of which something could not be read (`accepted` is false) or applied. What ran before keeps
+/// running.
 pub(super) fn failed(message: &str, is_accepted: bool, sight: &Sight) -> Vec<Verdict> {
     let [accepted, prefix] = if is_accepted {
         [accepted(), prefix(sight.problem.as_ref())]
@@ -102,7 +103,7 @@ fn active() -> Verdict {
     Verdict::new(PAUSED, false, "Active", "spec.paused is not set")
 }
 
-/// The names of one Redis may differ; the hubs themselves see who has the prefix there.
+/// One Redis may have several names; the hubs themselves see who has the prefix there.
 fn prefix(problem: Option<&PodProblem>) -> Verdict {
     match problem.and_then(|problem| problem.prefix.as_ref()) {
         Some(why) => Verdict::new(PREFIX_CONFLICT, true, PREFIX_IN_USE, why),
@@ -125,7 +126,7 @@ fn progressing(pods: &Pods) -> Verdict {
         pods.current, pods.wanted, pods.ready, pods.all
     );
     if !pods.observed {
-        // What it counts as newest is the revision before.
+        // Until the write is seen, `current` may still count pods of the previous revision.
         let message = format!("a change was written; {} of {} pods are ready", pods.ready, pods.wanted);
         return Verdict::new(PROGRESSING, true, "RollingOut", &message);
     }
@@ -190,7 +191,7 @@ fn ready(pods: &Pods) -> Verdict {
     if let Some(why) = &pods.stuck {
         return Verdict::new(READY, false, "Stuck", &format!("{message}: {why}"));
     }
-    // Pods of an older revision serve too: a roll-out, begun or not yet begun, leaves a Hub ready.
+    // Pods of an older revision serve too: a Hub stays ready whether or not a roll-out has begun.
     let enough = pods.is_enough();
     let reason = if enough { "Serving" } else { "WaitingForPods" };
     Verdict::new(READY, enough, reason, &message)

@@ -1,4 +1,5 @@
-//! What a Hub's conditions say of its keys: its own to the admin API, and those hashed with an earlier hash key; pure.
+//! What a Hub's conditions say about its keys: its own to the admin API, and those hashed with an earlier hash key;
+//! pure.
 
 use alkhub_crds::Condition;
 use alkhub_crds::condition::{self, ConditionStatus, DEGRADED, KEYS_VALID, Verdict};
@@ -6,7 +7,7 @@ use alkhub_crds::condition::{self, ConditionStatus, DEGRADED, KEYS_VALID, Verdic
 use crate::context::Poll;
 use crate::reason::HUB_UNREACHABLE;
 
-/// The verdicts with what the last poll says of keys.
+/// Adds what the last poll says about keys to the verdicts.
 pub(super) fn judged(verdicts: &[Verdict], old: &[Condition], poll: Option<&Poll>, secret: &str) -> Vec<Verdict> {
     let denied = poll.is_some_and(|poll| poll.denied);
     let mut verdicts: Vec<_> = verdicts

@@ -8,22 +8,23 @@ use crate::hub::fleet::{Fleet, Pod, PodPresence, PodStanding, Set};
 /// What the fleet shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pods {
-    /// As the Hub asks; as its ReplicaSets do where the Hub asks for none and that was not carried out.
+    /// As many as the Hub asks for; if it asks for none and that was not carried out, as many as its ReplicaSets ask
+    /// for.
     pub(crate) wanted: i32,
-    /// Of the newest revision.
+    /// Pods of the newest revision.
     pub(crate) current: i32,
     pub(crate) ready: i32,
-    /// Of every revision, those that are leaving among them.
+    /// Of every revision, including those that are leaving.
     pub(crate) all: i32,
-    /// What an autoscaler counts: of every revision, and none that is to go.
+    /// What an autoscaler counts: pods of every revision, except those that are to go.
     pub(crate) serving: i32,
-    /// Every write is seen, by the caches and by the controllers of ReplicaSets.
+    /// Whether every write was seen, by the caches and by the controllers of ReplicaSets.
     pub(crate) observed: bool,
-    /// A pod of the newest revision is ready.
+    /// Whether a pod of the newest revision is ready.
     pub(crate) proven: bool,
-    /// A pod gives its connections away, and is told so again and again.
+    /// Whether a pod gives its connections away, and is told so repeatedly.
     pub(crate) is_draining: bool,
-    /// A pod has not become ready for long, or cannot be made.
+    /// Why a pod has not become ready for long, or cannot be made.
     pub(crate) stuck: Option<String>,
     /// Pods that were ready when the Hub was last shown as ready; `None`: it was not.
     pub(crate) held: Option<i32>,
@@ -32,7 +33,7 @@ pub(crate) struct Pods {
 // === impl Pods ===
 
 impl Pods {
-    /// `newest`: the revision that is wanted.
+    /// `newest` is the revision that is wanted.
     pub(crate) fn of(hub: &Hub, fleet: &Fleet, newest: Option<&str>) -> Self {
         let newest = newest.and_then(|revision| fleet.set(revision));
         let asked = fleet.sets.iter().map(|set| set.replicas).sum();
@@ -55,7 +56,7 @@ impl Pods {
         }
     }
 
-    /// There is no pod, and none was wanted yet.
+    /// There is no pod, and none has been wanted yet.
     pub(super) fn none(hub: &Hub) -> Self {
         let ready = |status: &&HubStatus| condition::is_true(&status.conditions, READY);
         Self {
@@ -65,7 +66,7 @@ impl Pods {
         }
     }
 
-    /// The same after a step; what was written is not seen yet.
+    /// The same after a step, whose write has not been seen yet.
     pub(crate) fn after(self, is_written: bool) -> Self {
         Self {
             observed: self.observed && !is_written,
@@ -79,17 +80,18 @@ impl Pods {
         status.pods = Some(format!("{}/{}", self.ready, self.wanted));
     }
 
-    /// Everything runs the newest revision and nothing else does.
+    /// Whether every pod runs the newest revision and nothing is under way.
     pub(crate) fn is_settled(&self) -> bool {
         self.observed && self.current == self.wanted && self.all == self.wanted && self.ready == self.wanted
     }
 
-    /// No pod is there: what the last one reported is over.
+    /// Whether there is no pod: what the last one reported no longer holds.
     pub(super) fn is_empty(&self) -> bool {
         self.observed && self.all == 0
     }
 
-    /// As many are ready as were asked for; or the Hub was ready, none of its pods was lost, and more are on the way.
+    /// Whether as many are ready as were asked for; or the Hub was ready, none of its pods was lost, and more are on
+    /// the way.
     pub(crate) fn is_enough(&self) -> bool {
         self.ready >= self.wanted || self.held.is_some_and(|held| held > 0 && self.ready >= held)
     }

@@ -1,4 +1,4 @@
-//! What a Hub's conditions say of its revisions, and what of that stays while it is not carried out; pure.
+//! What a Hub's conditions say about its revisions, and what of that stays while the Hub is not carried out; pure.
 
 use alkhub_crds::Condition;
 use alkhub_crds::condition::{self, AUTOSCALING_CONFLICT, ConditionStatus, SECRETS_CURRENT, TEMPLATE_CURRENT, Verdict};
@@ -13,7 +13,8 @@ pub(super) fn found(live: &LiveObjects) -> [Verdict; 2] {
     ]
 }
 
-/// The verdicts with those of before where the Hub was not carried out: nobody looked at its revisions, nor at who scales it.
+/// The verdicts with the earlier ones where the Hub was not carried out: then nobody looked at its revisions, nor at
+/// who scales it.
 pub(super) fn judged(mut verdicts: Vec<Verdict>, old: &[Condition]) -> Vec<Verdict> {
     for kind in [TEMPLATE_CURRENT, SECRETS_CURRENT, AUTOSCALING_CONFLICT] {
         if !verdicts.iter().any(|verdict| verdict.kind == kind) {

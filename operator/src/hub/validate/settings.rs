@@ -1,6 +1,6 @@
 //! `spec.config` and what the operator itself sets, as one [`HubConfig`]; pure.
 //!
-//! The settings are read back through the struct that the hub parses, so what the hub would refuse is refused here.
+//! The settings are read back through the struct that the hub parses, so whatever the hub would refuse is refused here.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::hub::files;
 use crate::hub::spec_error::SpecError;
 use crate::names::ObjectNames;
 
-/// Settings that are the operator's: another value would cut the hub off from what was made for it.
+/// Settings that belong to the operator: another value would cut the hub off from what was made for it.
 const OWN: [&str; 22] = [
     "hub.namespace",
     "hub.name",
@@ -44,10 +44,10 @@ const OWN: [&str; 22] = [
 /// Where the hubs of one Hub dial each other.
 pub(crate) const PEER_PORT: u16 = 7422;
 
-/// Time for endpoints to notice that a pod is going; unless the user sets another.
+/// Time for endpoints to notice that a pod is going, unless the user sets another.
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
-/// Which files with authorities are mounted.
+/// Which files with certificate authorities are mounted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mounted {
     pub(crate) redis_ca: bool,
@@ -96,7 +96,7 @@ pub(super) fn render(
         None
     };
     config.store.schema = names.schema().parse().map_err(|error| unknown(&error))?;
-    // A pod brings its own address with it; for the check any stands for it.
+    // A pod brings its own address; for the check, any address will do.
     config.pod.ip = Ipv4Addr::LOCALHOST.to_string();
     config.check().map_err(|error| unknown(&error))?;
     config.pod.ip.clear();
@@ -130,7 +130,7 @@ fn everywhere(port: u16) -> SocketAddr {
     (Ipv4Addr::UNSPECIFIED, port).into()
 }
 
-/// What differs from the defaults, and what the user named: an older hub then reads nothing that it does not know.
+/// What differs from the defaults, and what the user set: this way an older hub reads no setting that it does not know.
 fn text(config: &HubConfig, given: &Table) -> Result<String, toml::ser::Error> {
     let mut table = Table::try_from(config)?;
     let defaults = Table::try_from(HubConfig::default())?;

@@ -119,7 +119,7 @@ fn the_hub_reads_what_the_operator_wrote() {
     )
     .expect("valid");
 
-    // As a pod does, which has its address from the environment.
+    // As in a pod, which has its address from the environment.
     let text = format!("{}\n[pod]\nip = \"10.0.0.7\"\n", plan.toml);
     let mut read = HubConfig::from_toml(&text).expect("the hub reads it");
     read.pod.ip.clear();
@@ -130,7 +130,7 @@ fn the_hub_reads_what_the_operator_wrote() {
     assert_eq!(read.server.peer_listen, "0.0.0.0:7422".parse().ok());
     let text = |config: &HubConfig| toml::to_string(config).expect("every field has a TOML form");
     assert_eq!(text(&read), text(&plan.config));
-    // Named by the user, though it is the default; and no setting that nobody named.
+    // Set by the user, though it is the default; and no setting that nobody set.
     assert!(
         plan.toml.contains("default-timeout") && !plan.toml.contains("max-timeout"),
         "{}",
@@ -162,7 +162,7 @@ fn a_missing_secret_and_a_wrong_url_are_named_without_their_content() {
     );
 }
 
-/// The Hub `other/demo`, made at a second, that asks for `alk:`; with a status when it has a prefix.
+/// The Hub `other/demo`, created at this second, that asks for `alk:`; with a status if it already has a prefix.
 fn other(second: i64, uid: &str, has: Option<&str>) -> Hub {
     let mut other = with("channelPrefix", json!("alk:"));
     other.metadata.namespace = Some("other".to_owned());

@@ -20,7 +20,7 @@ pub(super) enum Finding {
 // === impl Finding ===
 
 impl Finding {
-    /// Whether there is no Hub that could know the spoke: nothing of what it reported before is true any more.
+    /// Whether there is no Hub that could know the spoke: then nothing it reported earlier holds any more.
     pub(super) fn is_without_hub(&self) -> bool {
         let Self::Waiting { waiting, .. } = self else {
             return false;
@@ -29,8 +29,8 @@ impl Finding {
     }
 }
 
-/// Whether this very generation of the spec was declared at the hub, and accepted: what was declared before says nothing of a
-/// change since.
+/// Whether this very generation of the spec was declared at the hub and accepted: an earlier declaration says nothing
+/// about a change made since.
 fn is_declared(old: &[Condition], spoke: &Spoke) -> bool {
     let accepted = condition::find(old, ACCEPTED).filter(|accepted| accepted.status == "True");
     accepted.is_some_and(|accepted| accepted.observed_generation == spoke.metadata.generation)
@@ -58,7 +58,7 @@ pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&ReportedSpok
     }
     let before = status.and_then(|status| status.phase);
     match info {
-        // Not known at the hub (yet), or nothing is known: what was last.
+        // The hub does not know it (yet), or nothing is known: the last phase stays.
         None => before
             .filter(|phase| *phase != SpokePhase::Pending && *phase != SpokePhase::Suspended)
             .unwrap_or(SpokePhase::Ready),
@@ -69,7 +69,7 @@ pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&ReportedSpok
     }
 }
 
-/// Accepted, CredentialsIssued, Connected.
+/// The conditions Accepted, CredentialsIssued and Connected.
 pub(super) fn conditions(
     old: &[Condition],
     spoke: &Spoke,

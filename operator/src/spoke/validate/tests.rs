@@ -193,7 +193,7 @@ async fn nothing_is_sent_again_only_while_everything_is_as_it_was() {
     assert!(!declaration.is_done(&registered, &done));
 }
 
-/// A database that was put back, or somebody else's put.
+/// A restored database, or a `PUT` by somebody else.
 #[tokio::test]
 async fn a_hub_that_has_another_declaration_or_key_is_told_again() {
     let mut issued = spoke();

@@ -1,7 +1,7 @@
-//! The images of the tests, made of this machine's Debian packages.
+//! The images for the tests, made of this machine's Debian packages.
 //!
 //! `postgres:15` and `redis:7` keep the official images' contract (environment, entry point, user 999, data folder),
-//! because that is what the operator relies on when it runs them itself; nothing about them is looser than there.
+//! since the operator relies on that when it runs them itself; they are nowhere more permissive than the originals.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,7 +18,7 @@ use crate::work::hex;
 
 /// The image that holds a pod's namespaces open.
 pub(crate) const PAUSE: &str = "alkhub/pause:1";
-/// Raised when this file changes what it builds in a way that [`inputs`] does not see.
+/// Increased when this file changes what it builds in a way that [`inputs`] does not notice.
 const FORM: u32 = 2;
 
 const POSTGRES_FILES: &str = "/usr/lib/postgresql/15";
@@ -26,13 +26,13 @@ const POSTGRES_ENTRY: &str = include_str!("../../images/postgres-entrypoint.sh")
 const REDIS_ENTRY: &str = include_str!("../../images/redis-entrypoint.sh");
 const PATH: &str = "PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin";
 
-/// How one image is made, and the file it is kept in.
+/// How one image is made, and the file in which it is kept.
 struct Recipe {
     file: &'static str,
     make: fn() -> Result<Image>,
 }
 
-/// All of them; the pause image first, for a node can do nothing before it has that.
+/// All of them; the pause image comes first, since a node can do nothing without it.
 const RECIPES: [Recipe; 4] = [
     Recipe {
         file: "pause.tar",
@@ -52,7 +52,7 @@ const RECIPES: [Recipe; 4] = [
     },
 ];
 
-/// Builds all images into `folder`, unless they are there and made from the same files; the value are the archives.
+/// Builds all images into `folder`, unless they exist and were made from the same files; returns the archives.
 pub(crate) fn ensure(folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let folder = fs::canonicalize(folder)?;
@@ -72,7 +72,7 @@ pub(crate) fn ensure(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(archives)
 }
 
-/// A name for what the images are made from: the programs' sizes and dates, and our own scripts.
+/// A name for the inputs of the images: the programs' sizes and dates, and our own scripts.
 fn inputs() -> Result<String> {
     let programs = [
         "/usr/lib/postgresql/15/bin/postgres",
@@ -115,7 +115,7 @@ fn postgres() -> Result<Image> {
         "/usr/bin/setpriv",
     ]);
     paths.extend(["/usr/share/zoneinfo/UTC", "/usr/share/zoneinfo/Etc"]);
-    // Just-in-time compilation needs LLVM, which is larger than all the rest.
+    // Just-in-time compilation needs LLVM, which is larger than everything else.
     closure::add(&mut files, &paths, &["bitcode", "llvmjit", "/man/", "/pgxs/"])?;
     files.bytes("/usr/local/bin/docker-entrypoint.sh", 0o755, POSTGRES_ENTRY);
     files.folder("/docker-entrypoint-initdb.d", 0o755);
@@ -215,7 +215,7 @@ fn system() -> Result<Files> {
     Ok(files)
 }
 
-/// The official images disagree on user 999: whoever looks it up in one image finds that image's name first.
+/// The official images disagree about user 999: whoever looks it up in an image finds that image's name first.
 fn passwd() -> String {
     let users = [
         ("root", 0, 0),

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Files;
 
-/// Copies `paths` (folders with all that is in them), but nothing whose path contains one of `except`.
+/// Copies `paths` (folders with everything in them), except for anything whose path contains one of `except`.
 pub(super) fn add(files: &mut Files, paths: &[&str], except: &[&str]) -> Result<()> {
     let mut found = BTreeSet::new();
     for path in paths {
@@ -54,12 +54,12 @@ fn is_elf(path: &Path) -> bool {
         && magic == *b"\x7fELF"
 }
 
-/// What the loader would load for all of them; one question, for `ldd` takes any number of files.
+/// What the loader would load for all of them, in one call, since `ldd` takes any number of files.
 fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     if programs.is_empty() {
         return Ok(BTreeSet::new());
     }
-    // ldd fails when one of them is static; what it prints of the others is right all the same.
+    // ldd fails if one of them is static; its output about the others is still right.
     let answer = Command::new("ldd")
         .args(programs)
         .output()

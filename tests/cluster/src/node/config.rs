@@ -1,10 +1,11 @@
-//! The configuration files of one node: all of it text, nothing of it runs here.
+//! The configuration files of one node: only texts, nothing is run here.
 
 use super::CONTAINERD;
 use crate::image::catalog::PAUSE;
 use crate::plan::{self, Node};
 
-/// containerd's. Without `restrict_oom_score_adj` no pod starts where negative scores are forbidden to root.
+/// containerd's configuration. Without `restrict_oom_score_adj` no pod starts on machines that forbid negative scores
+/// to root.
 pub(super) fn containerd(folder: &str) -> String {
     format!(
         r#"version = 2
@@ -32,7 +33,7 @@ SystemdCgroup = false
     )
 }
 
-/// The pods' network: a bridge on each node, no masquerade, so that pods see each other's addresses.
+/// The pods' network: a bridge on each node, without masquerading, so that pods see each other's addresses.
 pub(super) fn network(node: Node) -> String {
     let bridge = serde_json::json!({
         "type": "bridge",
@@ -50,7 +51,8 @@ pub(super) fn network(node: Node) -> String {
     serde_json::json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge, ports]}).to_string()
 }
 
-/// kubelet's. Never evicts, never collects images (they could not be pulled again), and reports every two seconds.
+/// kubelet's configuration. It never evicts pods or collects images (which could not be pulled again), and reports
+/// every two seconds.
 pub(super) fn kubelet(node: Node, pki: &str, group: &str) -> String {
     format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1

@@ -1,4 +1,4 @@
-//! A running command and all that it started: one process group.
+//! A running command and everything it has started: one process group.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::pipes::Pipe;
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often a group that was asked to end is looked at.
+/// How often a group that was asked to end is checked.
 const POLL: Duration = Duration::from_millis(20);
 
 /// The group of a command that was started as its leader.
@@ -25,7 +25,7 @@ pub(super) struct Group {
     exited: CancellationToken,
 }
 
-/// What a command reads and writes.
+/// The pipes to and from a command.
 #[derive(Debug)]
 pub(super) struct Pipes {
     pub(super) stdin: ChildStdin,
@@ -36,7 +36,7 @@ pub(super) struct Pipes {
 // === impl Group ===
 
 impl Group {
-    /// The group of a leader that was just started, its three pipes among it.
+    /// The group of a leader that was just started with all three pipes.
     pub(super) fn of(child: Child) -> Self {
         let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         Self {
@@ -46,7 +46,7 @@ impl Group {
         }
     }
 
-    /// Its pipes; to be taken once.
+    /// Its pipes; may be taken once.
     pub(super) fn pipes(&mut self) -> Pipes {
         let exited = || self.exited.clone();
         Pipes {
@@ -61,7 +61,8 @@ impl Group {
         self.exited.clone()
     }
 
-    /// Waits for the command itself. What it left in the background is asked to end with it, so that the pipes end too.
+    /// Waits for the command itself. Whatever it left in the background is then asked to end, so that the pipes end
+    /// too.
     pub(super) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.exited.cancel();
@@ -69,9 +70,9 @@ impl Group {
         status
     }
 
-    /// Ends whatever of the group still runs; takes up to two seconds.
+    /// Ends everything in the group that still runs; takes up to two seconds.
     pub(super) async fn end(mut self) {
-        // Where nobody is left there is nobody to wait for.
+        // If the group is empty, there is nobody to wait for.
         if !self.signal(Signal::SIGTERM) {
             return;
         }
@@ -87,7 +88,7 @@ impl Group {
         }
     }
 
-    /// Signals the whole group; false when it is empty.
+    /// Signals the whole group; false if it is empty.
     fn signal(&self, signal: impl Into<Option<Signal>>) -> bool {
         self.id.is_some_and(|id| killpg(id, signal).is_ok())
     }

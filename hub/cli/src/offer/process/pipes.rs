@@ -1,8 +1,8 @@
 //! The three pipes of a command: what goes in, and what comes out until the command is gone.
 //!
 //! Invariant
-//! - A pipe ends with its command. Whoever else holds it open (a process in the background) is listened to until it has
-//!   been silent for [`SILENCE`], and no longer.
+//! - A pipe ends with its command. Anything else that holds it open (a background process) is read until it has been
+//!   silent for [`SILENCE`], and no longer.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::json;
 
-/// What a command wrote is read by then; a pipe that is silent for so long after it has nothing of the command's left.
+/// A pipe that is silent for this long after its command ended holds nothing more from the command.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// What is kept of standard error.
+/// How much of standard error is kept.
 const ERRORS_BYTES: usize = 2 * 1024;
 
 /// One output of a command.
@@ -49,7 +49,7 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
         }
     }
 
-    /// All that is written, unless it is more than `limit` bytes.
+    /// Everything that is written, unless it is more than `limit` bytes.
     pub(super) async fn read_all(mut self, limit: usize) -> Result<Vec<u8>, Failure> {
         let (mut output, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
         loop {
@@ -74,7 +74,7 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
         last
     }
 
-    /// The same line by line.
+    /// The same, line by line.
     pub(super) fn lines(self, limit: usize) -> Lines<R> {
         Lines {
             pipe: self,
@@ -90,7 +90,7 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
 pub(super) struct Lines<R> {
     pipe: Pipe<R>,
     limit: usize,
-    /// What was read; of it, so much was given out.
+    /// What was read, and how much of it was returned already.
     waiting: Vec<u8>,
     given: usize,
 }
@@ -98,7 +98,7 @@ pub(super) struct Lines<R> {
 // === impl Lines ===
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    /// The next line with its end; the last one may have none.
+    /// The next line including its line break; the last one may have none.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         let mut buffer = [0; 8 * 1024];
         let mut searched = self.given;
@@ -124,8 +124,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// A JSON string goes in as the text that it is (with U+FFFD for half of a surrogate pair), anything else as compact
-/// JSON. A command that does not read, or that ends before, is no error.
+/// A JSON string is written as its text (with U+FFFD for half of a surrogate pair), anything else as compact JSON. It
+/// is no error if a command does not read it, or ends first.
 pub(super) async fn feed(mut stdin: ChildStdin, input: &RawJson, exited: CancellationToken) {
     let text = json::text(input).unwrap_or_else(|| json::compact(input));
     let written = pin!(async {

@@ -56,7 +56,7 @@ fn a_stream_is_confirmed_by_its_own_answer_and_not_by_an_earlier_one() {
     assert!(matches!(second.confirmed.try_recv(), Ok(Ok(()))));
 }
 
-/// The hub confirms nothing that was given up before it could.
+/// The hub never confirms what was given up before it could.
 #[test]
 fn a_topic_that_was_given_up_before_its_confirmation_can_be_followed_again() {
     let (mut followed, outbox) = (Followed::default(), Outbox::default());

@@ -1,4 +1,4 @@
-//! Decisions that somebody may meet, and what must hold of each, on random walks of loads, gaps and leaders.
+//! Realistic decisions, and what must hold of each one, on random walks of loads, gaps and leaders.
 
 use alkhub_crds::hub::{ScalingBehaviour, ScalingRules};
 use alkhub_protocol::admin::BalanceReport;
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// Looks after so many seconds; how many pods are asked for since.
+    /// Looks after so many seconds; returns how many pods are asked for since.
     fn look(&mut self, seconds: i64, load: Option<Sum>) -> i32 {
         self.second += seconds;
         let decision = decide(&Situation {
@@ -68,7 +68,7 @@ impl World {
             now: Timestamp::from_second(self.second).expect("in range"),
             patience: PATIENCE,
         });
-        // As the API server gives it back to whoever leads by then.
+        // As the API server returns it to whoever leads by then.
         let status = serde_json::to_value(&decision.status).expect("plain data");
         self.status = Some(serde_json::from_value(status).expect("a status"));
         self.replicas = decision.to.unwrap_or(self.replicas);
@@ -99,7 +99,7 @@ fn pods_are_taken_away_when_a_whole_window_needed_fewer_and_as_many_as_all_of_it
         (10, 100, 6),
         (10, 100, 6),
         (10, 100, 6),
-        // Four were needed once.
+        // Four were needed at one point.
         (10, 100, 4),
         (10, 100, 4),
         (50, 600, 6),
@@ -167,7 +167,7 @@ fn a_number_that_somebody_else_has_set_is_where_the_next_window_begins() {
     assert_eq!(hub.look(10, Some(load(100, 0))), 1);
 }
 
-/// Random loads, gaps and pauses. Each decision is held against all that was seen.
+/// Random loads, gaps and pauses. Each decision is checked against all that was seen.
 #[test]
 fn whatever_happens_a_decision_is_what_a_whole_window_has_asked_for_and_a_steady_load_is_left_alone() {
     for seed in 0..2_000 {
@@ -176,7 +176,7 @@ fn whatever_happens_a_decision_is_what_a_whole_window_has_asked_for_and_a_steady
         let (up, down) = (rng.i32(0..60), rng.i32(0..120));
         let spec = spec(min, min + rng.i32(0..8), (up, down));
         let mut hub = World::new(spec.clone(), rng.i32(min..=spec.max));
-        // What was needed at each look since the last decision or gap.
+        // The need at each look since the last decision or gap.
         let mut seen: Vec<(i64, i32)> = Vec::new();
         for _ in 0..60 {
             let known = rng.u8(..12) > 0;

@@ -1,4 +1,4 @@
-//! Objects as the API server has them, and what they are of a fleet.
+//! Objects as the API server has them, and the fleets that are made of them.
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ fn seen_with(pod: Box<v1::Pod>, loads: Option<&PodLoads>, now: &str) -> (Option<
     seen_by(pod, loads, LONG, now)
 }
 
-/// Of a mark that this term knows for long, and whose hub it has told since.
+/// A mark that this term has known for long, and whose hub it has told since then.
 const LONG: WatchedDrain = WatchedDrain {
     known_for: Duration::from_secs(3600),
     counts_for: None,
@@ -127,7 +127,7 @@ fn a_pod_that_ended_or_is_another_sets_is_none() {
     assert_eq!(seen(foreign, "2026-01-01T00:01:00Z").0, None);
 }
 
-/// A pod that was marked at 00:01:00, with what a hub said of it at a time.
+/// A pod that was marked at 00:01:00, with what a hub reported about it at some time.
 fn marked(standing: &str, said: Option<(&str, &[ReportedPod])>, now: &str) -> (bool, Option<Duration>) {
     let meta = json!({"annotations": {DRAIN_SINCE: "2026-01-01T00:01:00Z"}, "labels": {}});
     let spec = json!({"nodeName": PLACED, "containers": []});
@@ -206,7 +206,7 @@ fn a_pod_that_is_not_ready_and_has_something_is_waited_for() {
     );
 }
 
-/// How far a ready pod is that was marked at 00:01:00 and has 500 connections at 00:11:00.
+/// How far the drain of a ready pod is that was marked at 00:01:00 and has 500 connections at 00:11:00.
 fn watched(known_for: u64, counts_for: Option<u64>, is_anew: bool) -> Drain {
     let meta = json!({"annotations": {DRAIN_SINCE: "2026-01-01T00:01:00Z"}, "labels": {}});
     let spec = json!({"nodeName": PLACED, "containers": []});
