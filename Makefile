@@ -75,7 +75,7 @@ deny: $(DENY) ## licences, sources and bans of the dependencies
 	$(DENY) check bans licenses sources
 
 $(DENY):
-	CARGO_TARGET_DIR=target/tools/build cargo install cargo-deny --version 0.20.2 --locked --root target/tools
+	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=target/tools/build cargo install cargo-deny --version 0.20.2 --locked --debug --root target/tools
 	rm -rf target/tools/build
 
 deps: ## Debian packages for the tests (root); says what else the machine must bring
