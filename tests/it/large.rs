@@ -1,7 +1,7 @@
-//! A large output on its way between two hubs, over a link that is slow: what it does not stop.
+//! A large output on its way between two hubs over a slow link: what it does not hold up.
 //!
-//! Between two hubs everything goes in one order (decision 0056): what is said after the output, in the same direction, arrives after
-//! it. That order is of these two hubs alone.
+//! Between two hubs everything is sent in one order (decision 0056): what follows the output in the same direction
+//! arrives after it. But that order applies only between these two hubs.
 
 use std::time::Duration;
 
@@ -15,15 +15,19 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-/// The output, nearly as large as one may be.
+/// The size of the output, nearly as large as one may be.
 const LARGE_BYTES: usize = 1_000_000;
 
-/// The longest time that each 64 KiB of it take: less than it takes to give a link up on which nothing comes.
+/// The longest time that each 64 KiB of it takes: less than it takes until a link on which nothing comes is given up.
 const PIECE: Duration = Duration::from_secs(2);
 
-/// Small calls, from one hub to the spoke of another, or of the same; all but those between the two hubs of the large one.
+/// Large outputs that wait for one link: more than its queue takes (8 MiB), and more than may wait of calls (16 MiB).
+const MANY: usize = 24;
+
+/// Small calls from one hub to a spoke of the same or another hub: all pairs but those between the two hubs of the
+/// large output.
 const PAIRS: [(usize, usize); 7] = [(0, 0), (0, 2), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)];
-/// How often each is made meanwhile.
+/// How often each of them is made in the meantime.
 const ROUNDS: usize = 30;
 
 /// A spoke on a hub that answers every call with the same text, until the hub closes.
@@ -45,14 +49,14 @@ fn large(caller: Http) -> JoinHandle<Result<Answer>> {
     TaskTracker::new().spawn(async move { caller.call("large.get", &Value::Null).await })
 }
 
-/// Waits until a hub has as many bytes on their way to others.
-async fn is_on_its_way(cluster: &Cluster, hub: usize) {
-    until("the large output is on its way", || async {
+/// Waits until a hub has at least so many large outputs on their way to others.
+async fn are_on_their_way(cluster: &Cluster, hub: usize, outputs: usize) {
+    until("large outputs are on their way", || async {
         let metrics = cluster.managed(hub, "/metrics").await?;
         let gauge = "alkhub_conduit_unacknowledged_bytes ";
         let bytes = metrics.lines().find_map(|line| line.strip_prefix(gauge));
         match bytes.and_then(|bytes| bytes.parse::<usize>().ok()) {
-            Some(bytes) if bytes >= LARGE_BYTES => Ok(()),
+            Some(bytes) if bytes >= outputs * LARGE_BYTES => Ok(()),
             bytes => Err(format!("{bytes:?}")),
         }
     })
@@ -70,11 +74,11 @@ async fn a_large_output_on_its_way_between_two_hubs_stops_no_call_that_goes_else
         cluster.shows(hub, "\nalkhub_spoke_instances_known 4\n").await;
     }
     let callers = [0, 1, 2].map(|hub| Http::new(cluster.url(hub), cluster.admin()));
-    // Only the first hub has dialled the second one.
+    // Only the first hub dialled the second one.
     let link = links[1].peer.as_ref().context("there are links")?;
     link.delay(PIECE);
     let large = large(callers[0].clone());
-    is_on_its_way(&cluster, 1).await;
+    are_on_their_way(&cluster, 1, 1).await;
 
     for _ in 0..ROUNDS {
         let calls = PAIRS.map(|(from, to)| {
@@ -95,6 +99,40 @@ async fn a_large_output_on_its_way_between_two_hubs_stops_no_call_that_goes_else
         "{} {length:?}",
         answer.status
     );
+    cluster.shutdown().await;
+    for spoke in spokes {
+        spoke.await??;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_behind_large_outputs_that_fill_the_link_and_is_not_refused() -> Result<()> {
+    let (cluster, links) = Cluster::behind_links(2, true, |_| {}).await?;
+    let spokes = [
+        spoke(&cluster, 1, "large", "x".repeat(LARGE_BYTES)).await?,
+        spoke(&cluster, 0, "small", "small".to_owned()).await?,
+    ];
+    for hub in 0..2 {
+        cluster.shows(hub, "\nalkhub_spoke_instances_known 2\n").await;
+    }
+    let callers = [0, 1].map(|hub| Http::new(cluster.url(hub), cluster.admin()));
+    let link = links[1].peer.as_ref().context("there are links")?;
+    link.delay(PIECE);
+    let outputs: Vec<_> = (0..MANY).map(|_| large(callers[0].clone())).collect();
+    are_on_their_way(&cluster, 1, MANY).await;
+
+    // The way of the outputs: from the second hub to the first.
+    let caller = callers[1].clone();
+    let small = TaskTracker::new().spawn(async move { caller.call("small.get", &Value::Null).await });
+    cluster.shows(1, "\nalkhub_calls_in_flight 1\n").await;
+    link.heal();
+
+    let answer = small.await??;
+    ensure!(answer.body["data"] == "small", "{answer:?}");
+    for output in outputs {
+        ensure!(output.await??.status == 200, "an output was lost");
+    }
     cluster.shutdown().await;
     for spoke in spokes {
         spoke.await??;

@@ -30,6 +30,8 @@ pub enum Kept {
     Links,
     /// What waits for a task while sessions move from hub to hub.
     Moves,
+    /// Answers from other hubs, until they are checked.
+    Arrivals,
 }
 
 /// Whose budget is full.
@@ -46,7 +48,7 @@ pub enum Exhausted {
 // === impl Kept ===
 
 impl Kept {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Messages,
         Self::Calls,
         Self::Queues,
@@ -58,6 +60,7 @@ impl Kept {
         Self::Answers,
         Self::Links,
         Self::Moves,
+        Self::Arrivals,
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -73,6 +76,7 @@ impl Kept {
             Self::Answers => "answers",
             Self::Links => "links",
             Self::Moves => "moves",
+            Self::Arrivals => "arrivals",
         }
     }
 }

@@ -10,6 +10,7 @@
 //! - A key holds at most `budget.key-bytes`, all budgets together at most `budget.hub-bytes` and [`RESERVE`] for each. What
 //!   must be kept in any case ([`Held::insist`]) is counted beyond that, and bounded by who keeps it.
 //! - Nobody is refused because of others while it holds no more than [`RESERVE`].
+//! - What is kept although nothing needs it ([`Held::spare`]) takes up no more than one part in [`SPARE`] of any of these.
 //! - What is refused is counted, by what it was and whose budget was full, and the error names both.
 //!
 //! Never
@@ -34,6 +35,9 @@ use metrics::{Metrics, signed};
 /// Bytes of each key that are not taken from the common share: keys that use little do not notice those that use much.
 pub const RESERVE: usize = 2 * 1024 * 1024;
 
+/// What nothing needs may take up one part in this many of each budget, of its reserve and of the common share.
+pub const SPARE: usize = 8;
+
 /// How many keys that hold nothing are remembered.
 const IDLE_KEYS: usize = 4_096;
 
@@ -57,6 +61,8 @@ pub struct Held {
     budget: Budget,
     what: Kept,
     bytes: usize,
+    /// How many of them nothing needs.
+    spare: usize,
 }
 
 #[derive(Debug)]
@@ -65,6 +71,8 @@ struct Hub {
     key_bytes: usize,
     /// How much all budgets hold beyond [`RESERVE`].
     used: AtomicUsize,
+    /// How much of what nothing needs they hold beyond the same part of that.
+    spare: AtomicUsize,
     keys: DashMap<Arc<str>, Budget>,
     metrics: Metrics,
 }
@@ -75,6 +83,18 @@ struct Part {
     hub: Arc<Hub>,
     limit: usize,
     used: AtomicUsize,
+    /// How much of that nothing needs.
+    spare: AtomicUsize,
+}
+
+/// A sum of one budget, and the one of all budgets that goes with it.
+struct Sums<'a> {
+    own: &'a AtomicUsize,
+    limit: usize,
+    /// What of the first does not count in the second.
+    reserve: usize,
+    all: &'a AtomicUsize,
+    all_limit: usize,
 }
 
 // === impl Budgets ===
@@ -89,6 +109,7 @@ impl Budgets {
             hub_bytes: config.hub_bytes,
             key_bytes: config.key_bytes,
             used: AtomicUsize::new(0),
+            spare: AtomicUsize::new(0),
             keys: DashMap::new(),
             metrics: Metrics::register(registry, config)?,
         })))
@@ -116,6 +137,7 @@ impl Budgets {
             hub: Arc::clone(&self.0),
             limit,
             used: AtomicUsize::new(0),
+            spare: AtomicUsize::new(0),
         }))
     }
 }
@@ -139,6 +161,7 @@ impl Budget {
             budget: self.clone(),
             what,
             bytes: 0,
+            spare: 0,
         }
     }
 
@@ -146,7 +169,37 @@ impl Budget {
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
+}
 
+// === impl Part ===
+
+impl Part {
+    /// All that is held.
+    fn used(&self) -> Sums<'_> {
+        Sums {
+            own: &self.used,
+            limit: self.limit,
+            reserve: RESERVE,
+            all: &self.hub.used,
+            all_limit: self.hub.hub_bytes,
+        }
+    }
+
+    /// What of it nothing needs.
+    fn spare(&self) -> Sums<'_> {
+        Sums {
+            own: &self.spare,
+            limit: self.limit / SPARE,
+            reserve: RESERVE / SPARE,
+            all: &self.hub.spare,
+            all_limit: self.hub.hub_bytes / SPARE,
+        }
+    }
+}
+
+// === impl Sums ===
+
+impl Sums<'_> {
     fn add(&self, bytes: usize) -> Result<(), Exhausted> {
         let added = self.count(bytes);
         added.inspect_err(|_| self.give_back(bytes))
@@ -154,13 +207,12 @@ impl Budget {
 
     /// Counts more bytes, and says whether they may be kept.
     fn count(&self, bytes: usize) -> Result<(), Exhausted> {
-        let Part { hub, limit, used } = &*self.0;
-        let before = used.fetch_add(bytes, Ordering::Relaxed);
-        let shared = beyond(before + bytes) - beyond(before);
-        let shared_before = hub.used.fetch_add(shared, Ordering::Relaxed);
-        if before + bytes > *limit {
+        let before = self.own.fetch_add(bytes, Ordering::Relaxed);
+        let shared = self.beyond(before + bytes) - self.beyond(before);
+        let shared_before = self.all.fetch_add(shared, Ordering::Relaxed);
+        if before + bytes > self.limit {
             Err(Exhausted::Key)
-        } else if shared > 0 && shared_before + shared > hub.hub_bytes {
+        } else if shared > 0 && shared_before + shared > self.all_limit {
             Err(Exhausted::Hub)
         } else {
             Ok(())
@@ -168,16 +220,15 @@ impl Budget {
     }
 
     fn give_back(&self, bytes: usize) {
-        let Part { hub, used, .. } = &*self.0;
-        let before = used.fetch_sub(bytes, Ordering::Relaxed);
-        hub.used
-            .fetch_sub(beyond(before) - beyond(before - bytes), Ordering::Relaxed);
+        let before = self.own.fetch_sub(bytes, Ordering::Relaxed);
+        let shared = self.beyond(before) - self.beyond(before - bytes);
+        self.all.fetch_sub(shared, Ordering::Relaxed);
     }
-}
 
-/// How much of a budget's bytes is taken from the common share.
-fn beyond(bytes: usize) -> usize {
-    bytes.saturating_sub(RESERVE)
+    /// How much of a budget's bytes is taken from the common share.
+    fn beyond(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(self.reserve)
+    }
 }
 
 // === impl Held ===
@@ -198,27 +249,31 @@ impl Held {
             return Ok(());
         }
         let metrics = &self.budget.0.hub.metrics;
-        let added = self.budget.add(bytes - self.bytes);
+        let added = self.budget.0.used().add(bytes - self.bytes);
         added.inspect_err(|exhausted| metrics.refused(self.what, *exhausted))?;
         metrics.kept(self.what).add(signed(bytes - self.bytes));
         self.bytes = bytes;
         Ok(())
     }
 
-    /// Whether what is held may stay although nothing needs it: as long as half of its budget is free, and half of the
-    /// common share too if it takes some of that.
+    /// Keeps so many of its bytes although nothing needs them any more, until it holds less. All such bytes together
+    /// take up no more than one part in [`SPARE`] of a budget, so that others are refused that much earlier at most.
     ///
     /// # Errors
-    /// The budget that is not half free.
-    pub fn is_to_spare(&self) -> Result<(), Exhausted> {
-        let Part { hub, limit, used } = &*self.budget.0;
-        let used = used.load(Ordering::Relaxed);
-        if used > limit / 2 {
-            Err(Exhausted::Key)
-        } else if beyond(used) > 0 && hub.used.load(Ordering::Relaxed) > hub.hub_bytes / 2 {
-            Err(Exhausted::Hub)
-        } else {
-            Ok(())
+    /// They must not be kept for this: the budget whose part is used up.
+    pub fn spare(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        let bytes = bytes.min(self.bytes);
+        self.need_all();
+        self.budget.0.spare().add(bytes)?;
+        self.spare = bytes;
+        Ok(())
+    }
+
+    /// None of its bytes are kept without need any more.
+    fn need_all(&mut self) {
+        let spare = std::mem::take(&mut self.spare);
+        if spare > 0 {
+            self.budget.0.spare().give_back(spare);
         }
     }
 
@@ -226,7 +281,8 @@ impl Held {
     pub fn shrink(&mut self, bytes: usize) {
         let unused = self.bytes.saturating_sub(bytes);
         if unused > 0 {
-            self.budget.give_back(unused);
+            self.need_all();
+            self.budget.0.used().give_back(unused);
             self.budget.0.hub.metrics.kept(self.what).sub(signed(unused));
             self.bytes = bytes;
         }
@@ -253,7 +309,7 @@ impl Held {
         }
         let whole = bytes.next_multiple_of(STEP);
         // It is kept whatever the answer.
-        let _ = self.budget.count(whole - self.bytes);
+        let _ = self.budget.0.used().count(whole - self.bytes);
         let metrics = &self.budget.0.hub.metrics;
         metrics.kept(self.what).add(signed(whole - self.bytes));
         self.bytes = whole;

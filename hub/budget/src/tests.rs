@@ -131,19 +131,26 @@ fn what_is_kept_in_any_case_is_counted_and_given_back() {
 }
 
 #[test]
-fn what_is_not_needed_may_stay_while_half_of_each_budget_that_it_uses_is_free() {
+fn what_nothing_needs_takes_an_eighth_of_each_budget_until_less_is_held() {
     let budgets = budgets(8 * MIB, 8 * MIB);
     let (budget, other) = (key(&budgets, "a"), key(&budgets, "b"));
-    let held = budget.take(Kept::Calls, 4 * MIB).expect("room");
-    assert_eq!(held.is_to_spare(), Ok(()));
+    let mut held = budget.take(Kept::Calls, 4 * MIB).expect("room");
+    let mut more = budget.take(Kept::Calls, MIB).expect("room");
 
-    let more = budget.take(Kept::Calls, 1).expect("room");
-    assert_eq!(held.is_to_spare(), Err(Exhausted::Key));
-    drop(more);
-    let of_other = other.take(Kept::Calls, RESERVE + 2 * MIB + 1).expect("room");
-    assert_eq!(held.is_to_spare(), Err(Exhausted::Hub));
-    drop(held);
-    let little = budget.take(Kept::Calls, RESERVE).expect("its own");
-    assert_eq!(little.is_to_spare(), Ok(()), "it takes nothing of what all share");
-    drop(of_other);
+    held.spare(MIB).expect("an eighth");
+
+    assert_eq!(more.spare(1), Err(Exhausted::Key));
+    let mut of_other = other.take(Kept::Calls, MIB).expect("room");
+    of_other.spare(RESERVE / SPARE).expect("its own");
+    // The first one takes 768 KiB of the 1 MiB that all share.
+    assert_eq!(of_other.spare(RESERVE / SPARE + MIB / 4 + 1), Err(Exhausted::Hub));
+    of_other.spare(RESERVE / SPARE + MIB / 4).expect("the rest");
+    held.shrink(4 * MIB - 1);
+    more.spare(MIB / 2).expect("free again");
+    drop((held, more, of_other));
+    let spare = |budget: &Budget| budget.0.spare.load(Ordering::Relaxed);
+    assert_eq!(
+        [spare(&budget), spare(&other), budgets.0.spare.load(Ordering::Relaxed)],
+        [0; 3]
+    );
 }

@@ -15,6 +15,7 @@ use prometheus::Registry;
 use tokio::runtime::Handle;
 
 use crate::admission::Admission;
+use crate::admission::quota::Quota;
 use crate::builtin::Builtins;
 use crate::calls::Calls;
 use crate::directory::Directory;
@@ -178,7 +179,6 @@ impl Ground {
             table: Arc::clone(&table),
             bounds,
         });
-        let tasks = parts.supervisor.tasks().clone();
         let late = LateAnswers {
             hub: parts.hub.clone(),
             cluster: parts.cluster.clone(),
@@ -188,7 +188,8 @@ impl Ground {
                 Arc::clone(&answers),
                 Arc::clone(&placement),
                 Arc::clone(&table),
-                tasks,
+                parts.supervisor.tasks().clone(),
+                parts.budgets.clone(),
             )),
             relay: Arc::clone(&relay),
         };
@@ -321,6 +322,7 @@ fn peers(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Peers {
         moves: ground.moves.clone(),
         visibility: Arc::clone(&ground.visibility),
         metrics: Arc::clone(&ground.metrics),
+        relayed: Quota::default(),
         limit: parts.config.relay_queue,
         tasks: parts.supervisor.tasks().clone(),
         stop: parts.supervisor.stop().clone(),

@@ -1,6 +1,6 @@
 //! The calls that run here: from admission to the spoke, and back to the caller.
 //!
-//! The files, each of which uses those before it:
+//! The files, in the order of their dependencies:
 //!
 //! | file | what |
 //! |---|---|

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - The label `operation` has the names that were registered, up to [`OPERATION_LABELS`]; all others are `other`. Once
-//!   half of them are taken no spoke gets more than [`LABELS_PER_SPOKE`]: one alone cannot use them up.
+//!   half of them are taken, no spoke gets more than [`LABELS_PER_SPOKE`], so no single spoke can use them up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use alkhub_protocol::{Code, OperationName, SpokeName};
 use parking_lot::Mutex;
 use prometheus::{Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-/// Operations with a label value of their own.
+/// How many operations have a label value of their own.
 const OPERATION_LABELS: usize = 500;
 
-/// Those of one spoke, once half of all are taken.
+/// How many of these one spoke may have, once half of all are taken.
 const LABELS_PER_SPOKE: usize = 50;
 
-/// The label value of the rest.
+/// The label value of the other operations.
 const OTHER: &str = "other";
 
-/// The label value of a call without error.
+/// The label value of a call without an error.
 const OK: &str = "OK";
 
 const BUCKETS: &[f64] = &[
@@ -52,12 +52,12 @@ pub(crate) struct Metrics {
     failed: AtomicU64,
 }
 
-/// Calls of this hub's callers, since it began.
+/// The calls of this hub's callers, since the hub began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallTotals {
-    /// Those that have ended.
+    /// How many have ended.
     pub ended: u64,
-    /// Of these, those that failed by the hubs.
+    /// How many of these failed because of the hubs.
     pub failed: u64,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct SpecMetrics {
     pub(crate) missing: IntGauge,
 }
 
-/// The series of one operation: the common outcome needs no look-up.
+/// The series of one operation; the most common outcome needs no look-up.
 #[derive(Debug)]
 pub(crate) struct Series {
     label: String,
@@ -83,7 +83,7 @@ pub(crate) struct Series {
     seconds: Histogram,
 }
 
-/// Which way a message between hubs went.
+/// The direction of a message between hubs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Direction {
     Sent,
@@ -187,7 +187,7 @@ impl Metrics {
         })
     }
 
-    /// The series of an operation, by the spoke that brings it; `None` for one of the hub itself.
+    /// The series of an operation, by the spoke that brings it; `None` for an operation of the hub itself.
     pub(crate) fn series(&self, name: &OperationName, spoke: Option<&SpokeName>) -> Arc<Series> {
         let mut labels = self.labels.lock();
         if let Some(known) = labels.series.get(name) {
@@ -206,7 +206,7 @@ impl Metrics {
         &self.other
     }
 
-    /// Counts an ended call; `is_by_hub`: it failed by what hubs do or lack.
+    /// Counts an ended call; `is_by_hub` means that it failed because of what hubs do or lack.
     pub(crate) fn ended(&self, series: &Series, code: Option<&Code>, seconds: f64, is_by_hub: bool) {
         self.ended.fetch_add(1, Ordering::Relaxed);
         if is_by_hub {
@@ -246,7 +246,7 @@ impl Metrics {
 // === impl Labels ===
 
 impl Labels {
-    /// Takes a place for an operation of a spoke; false where there is none for it.
+    /// Takes a place for an operation of a spoke; false if there is none for it.
     fn take(&mut self, spoke: Option<&SpokeName>) -> bool {
         let taken = self.series.len();
         let Some(spoke) = spoke else {
@@ -273,8 +273,8 @@ impl Series {
     }
 }
 
-/// Whether a call that ended so failed by what hubs do or lack. The others are the caller's, the handler's, or nobody can
-/// tell: a deadline passes with a slow handler too.
+/// Whether a call that ended with this code failed because of what hubs do or lack. The other codes are the fault of
+/// the caller or of the handler, or nobody can tell: a slow handler makes a deadline pass too.
 pub(crate) fn is_by_hub(code: &Code) -> bool {
     matches!(
         code,
@@ -298,7 +298,7 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Er
 mod tests {
     use super::*;
 
-    /// The label of the operation of this number of a spoke.
+    /// The label of a spoke's operation of this number.
     fn label(metrics: &Metrics, spoke: usize, operation: usize) -> String {
         let name = format!("n{spoke}.op{operation}").parse().expect("valid");
         let spoke = format!("spoke-{spoke}").parse().expect("valid");

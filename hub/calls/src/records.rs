@@ -1,11 +1,11 @@
-//! Records of ended calls: queued by the calls, written to Postgres in batches, and old ones dropped.
+//! Records of ended calls: queued by the calls, written to Postgres in batches, and dropped when they are old.
 //!
 //! Invariants
-//! - Adding a record never waits, and wakes the writer twice a batch at most.
-//! - The queue is bounded in records, none of which has more than 2 KiB ([`RECORD_BYTES`]): with Postgres away it fills, then
-//!   records are dropped and counted.
-//! - At the end all that is queued is written, as far as Postgres takes it in time; what is left is counted and logged.
-//!   Nothing that can wait, old records least of all, delays that.
+//! - Adding a record never waits, and wakes the writer at most twice per batch.
+//! - The queue is bounded in records, none of which exceeds 2 KiB ([`RECORD_BYTES`]). While Postgres is away it fills
+//!   up; then records are dropped and counted.
+//! - At the hub's end, all queued records are written, as far as Postgres takes them in time; the rest are counted and
+//!   logged. Nothing that can wait, least of all the removal of old records, delays this.
 
 pub(crate) mod journal;
 
@@ -30,14 +30,15 @@ use crate::metrics::Metrics;
 /// Records written by one statement.
 const BATCH: usize = 1_000;
 
-/// Characters of a code at most; the rest is cut off.
+/// The most characters of a code; the rest is cut off.
 const CODE_CHARS: usize = 128;
 
-/// Bytes of a record at most, and about a quarter of that as a rule: its names and ids are bounded where they enter, and its
-/// code is cut. So `calls.record-queue` bounds bytes too, and the largest that it may be is 2 GB.
+/// The most bytes of a record; most have about a quarter of that. Names and ids are bounded where they enter, and the
+/// code is cut here. So `calls.record-queue` also bounds bytes: its largest value means 2 GB.
 const RECORD_BYTES: usize = 2 * 1024;
 const _: () = {
-    // The operation, the spoke, the hub, the key, the call's id and its parent's, each with its counts; the trace.
+    // The operation, the spoke, the hub, the key, the call's id and its parent's, each with its reference counts; and
+    // the trace.
     let names = 6 * (ID_LIMIT_BYTES + 16) + 32;
     assert!(size_of::<CallRow>() + names + 4 * CODE_CHARS <= RECORD_BYTES);
 };
@@ -45,10 +46,10 @@ const _: () = {
 /// How long the first record of a batch waits for others.
 const COLLECT: Duration = Duration::from_millis(200);
 
-/// Pauses between tries to write a batch.
+/// The pauses between tries to write a batch.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
-/// At the end, the time for what is queued.
+/// At the hub's end, the time to write what is queued.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// How often old records are dropped.
@@ -59,18 +60,18 @@ const PRUNE: Duration = Duration::from_secs(600);
 pub(crate) struct Records {
     waiting: Mutex<Waiting>,
     bound: usize,
-    /// The queue is not empty any more.
+    /// The queue is no longer empty.
     first: Notify,
-    /// The queue has a batch.
+    /// The queue has a full batch.
     full: Notify,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Taken from the front, a batch at a time, however long it is.
+    /// Records are taken from the front, a batch at a time, however long the queue is.
     rows: VecDeque<CallRow>,
-    /// The writer has ended: nothing is taken any more.
+    /// The writer has ended: no more records are taken.
     closed: bool,
 }
 
@@ -124,7 +125,7 @@ impl Records {
         }
     }
 
-    /// Writes until the end, and what is left then.
+    /// Writes until the hub ends, and then what is left.
     pub(crate) async fn write(&self, store: &Store, retention: Duration, stop: &CancellationToken) {
         let mut prune_at = Instant::now() + PRUNE.mul_f64(fastrand::f64());
         loop {
@@ -132,7 +133,7 @@ impl Records {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(prune_at) => {
                     prune_at = Instant::now() + PRUNE;
-                    // What is left of it is for another hub, or the next time.
+                    // What remains to be removed is left to another hub, or to the next time.
                     if stop.run_until_cancelled(prune(store, retention)).await.is_none() {
                         break;
                     }
@@ -144,7 +145,7 @@ impl Records {
                 }
             }
         }
-        // What is left when the time is over is dropped.
+        // What is not written in this time is dropped.
         let _ = tokio::time::timeout(LAST_WRITE, self.write_all(store)).await;
         let left = self.close();
         if left > 0 {
@@ -153,8 +154,8 @@ impl Records {
         }
     }
 
-    /// Collects a batch and writes until less than one waits, which collects again. Dropping it loses nothing: what is
-    /// being written stays queued, and writing it again changes nothing.
+    /// Collects a batch, and writes until less than a batch waits; that is left for the next collection. Dropping the
+    /// future loses nothing: what is being written stays queued, and writing it again changes nothing.
     async fn write_waiting(&self, store: &Store) {
         // Whichever comes first: the batch is full, or its first record has waited long enough.
         drop(tokio::time::timeout(COLLECT, self.full.notified()).await);
@@ -172,7 +173,7 @@ impl Records {
         while self.write_batch(store).await > 0 {}
     }
 
-    /// Writes a batch, trying until Postgres takes it; how many records wait then.
+    /// Writes a batch, trying until Postgres takes it; returns how many records wait then.
     async fn write_batch(&self, store: &Store) -> usize {
         let mut backoff = BACKOFF;
         loop {
@@ -196,7 +197,7 @@ impl Records {
         }
     }
 
-    /// Takes the first records out; how many wait then.
+    /// Takes the first records out; returns how many wait then.
     fn remove(&self, count: usize) -> usize {
         let mut waiting = self.waiting.lock();
         waiting.rows.drain(..count);
@@ -209,7 +210,7 @@ impl Records {
         left
     }
 
-    /// Takes nothing any more; how many records were left.
+    /// Closes the queue; returns how many records were left.
     fn close(&self) -> usize {
         let left = {
             let mut waiting = self.waiting.lock();
@@ -252,14 +253,14 @@ impl Ended<'_> {
     }
 }
 
-/// Drops old records. Dropping the future leaves some of them to the next time.
+/// Drops old records. If the future is dropped, some of them are left to the next time.
 async fn prune(store: &Store, retention: Duration) {
     if let Err(error) = store.calls().prune(retention).await {
         tracing::debug!(%error, "old call records were not dropped");
     }
 }
 
-/// The trace id in `{version}-{trace id}-{span id}-{flags}`.
+/// The trace id of `{version}-{trace id}-{span id}-{flags}`.
 fn trace_id(traceparent: &str) -> Option<String> {
     let id = traceparent.split('-').nth(1)?;
     let valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());

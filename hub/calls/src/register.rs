@@ -1,9 +1,10 @@
 //! `hub.register`: which connection becomes an instance of which spoke, and what it may offer.
 //!
 //! Invariants
-//! - A registration may wait for long, and its connection may end meanwhile: then nothing of it takes effect, and above
-//!   all it replaces no connection that the instance has come back with.
-//! - A registration that is not entered leaves its session as it was: its peer may ask again, and an earlier one stands.
+//! - A registration may wait for long, and its connection may end meanwhile. Then nothing of it takes effect; above
+//!   all, it replaces no connection with which the instance has come back.
+//! - A registration that is not entered leaves its session as it was: the peer may ask again, and an earlier
+//!   registration stands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,11 +51,11 @@ use examine::{Examiner, Offer};
 use newest::Asking;
 use registrant::Registrant;
 
-/// A record of the instance counts as newer than a registration that waits when its connection came so much later: the
-/// clocks of two hubs may differ.
+/// A record of the instance counts as newer than a registration that waits if its connection came later by this much:
+/// the clocks of two hubs may differ.
 const CLOCKS: Duration = Duration::from_secs(2);
 
-/// A hub that begins waits so long for what the other hubs hold.
+/// How long a hub that begins waits for what the other hubs hold.
 const BEGINNING: Duration = Duration::from_secs(3);
 
 /// Registers connections.
@@ -75,12 +76,12 @@ pub(crate) struct Registrar {
     pub(crate) metrics: Arc<Metrics>,
     /// How often spokes are pinged.
     pub(crate) heartbeat: Duration,
-    /// For the registrations that it makes.
+    /// The context of the registrations that it makes.
     pub(crate) context: Arc<RegistrationContext>,
     pub(crate) tasks: TaskTracker,
 }
 
-/// What is asked for, and since when.
+/// A request for a registration, and when it was made.
 struct Request {
     input: RegisterInput,
     outbox: Outbox,
@@ -91,8 +92,8 @@ struct Request {
 
 impl Registrar {
     /// Registers a connection. Dropping the future undoes what was done: the work runs in a task of its own, and a
-    /// session that nobody takes ends at once. Those of one connection take effect in the order in which the futures
-    /// are first polled.
+    /// session that nobody takes ends at once. Registrations of one connection take effect in the order in which their
+    /// futures are first polled.
     pub(crate) async fn register(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
@@ -101,7 +102,7 @@ impl Registrar {
     ) -> Result<(RegisterOutput, Registration), CallError> {
         let registrant = Registrant::of(caller, &input, &outbox, &self.legs)?;
         door::check(&input)?;
-        // Kept from here on, for it may wait for its turn and for the directory.
+        // Charged from here on, since the request may wait for its turn and for the directory.
         let held = self
             .budgets
             .key(&caller.key_id)
@@ -123,8 +124,8 @@ impl Registrar {
         self.in_turn(&connection, gone, register).await
     }
 
-    /// Does something about a connection in its turn, in a task of its own. The connection drops this future with its end, and
-    /// the work learns it by `gone`.
+    /// Does something about a connection in its turn, in a task of its own. The end of the connection drops this
+    /// future, and the work learns of that by `gone`.
     async fn in_turn<T: Send + 'static, F: Future<Output = Result<T, CallError>> + Send>(
         &self,
         connection: &str,
@@ -174,7 +175,7 @@ impl Registrar {
         Ok((output, registration))
     }
 
-    /// The answer to the registration of a session, by its generation and what it takes at once.
+    /// The answer to the registration of a session, with its generation and the number of calls that it takes at once.
     fn output(
         &self,
         session: &Session,
@@ -194,7 +195,8 @@ impl Registrar {
         }
     }
 
-    /// Waits until a registration can be called through every live hub, or for a second; the hubs through which it cannot then.
+    /// Waits until a registration can be called through every live hub, or for a second; returns the hubs through which
+    /// it then still cannot be called.
     pub(crate) async fn visible(&self, session: &Session, generation: u64) -> Vec<HubId> {
         let about = Destination {
             spoke: session.spoke.clone(),
@@ -212,7 +214,7 @@ impl Registrar {
         lagging
     }
 
-    /// Waits until the directory is loaded, and each specification of what it names; for a time.
+    /// Waits until the directory is loaded, and each specification that it names; but only for a time.
     pub(crate) async fn caught_up(&self) {
         let all = async {
             if let Err(error) = self.cluster.catch_up().await {
@@ -226,10 +228,10 @@ impl Registrar {
         }
     }
 
-    /// Enters a registration into the directory of all hubs and into this one's.
+    /// Enters a registration into the directory in Redis, and into this hub's.
     ///
-    /// From the directory's answer on the record belongs to the session: whatever happens here or later, dropping it
-    /// takes the record away, unless a later registration of the connection has it.
+    /// Once that directory has answered, the record belongs to the session: whatever happens here or later, dropping
+    /// the session takes the record away, unless a later registration of the connection has it.
     async fn enter(
         self: &Arc<Self>,
         policy: Option<&SpokePolicy>,
@@ -252,7 +254,7 @@ impl Registrar {
         self.entered(policy, session, DirectoryEntry { generation, ..entry })
     }
 
-    /// Enters what the directory of all hubs has by now into this hub's.
+    /// Enters what the directory in Redis now has into this hub's.
     fn entered(
         self: &Arc<Self>,
         policy: Option<&SpokePolicy>,
@@ -277,7 +279,7 @@ impl Registrar {
         self.presence.came(&session.spoke, undeclared);
         self.departures.count_instances();
         self.departures.came(Some(&instance));
-        // After the record is there: a connection that ends later finds it, one that ended before is found here.
+        // After the record is in: a connection that ends later finds it, and one that ended before is noticed here.
         if session.is_registered() {
             Ok(registration)
         } else {
@@ -285,22 +287,23 @@ impl Registrar {
         }
     }
 
-    /// Forgets a session that has not registered before. It ends nothing: the outbox is the peer's, who may ask again.
+    /// Forgets a session that has not registered before. This ends nothing: the outbox belongs to the peer, which may
+    /// ask again.
     fn not_entered(&self, session: &Arc<Session>) {
         if session.generation() == 0 {
             self.sessions.remove(session);
         }
     }
 
-    /// Looks at what is offered and has it saved.
+    /// Examines what is offered, and has it saved.
     async fn offer(&self, registrant: &Registrant, operations: &[RawJson]) -> Result<Offer, CallError> {
         let offer = self.examiner.examine(registrant, operations).await?;
         self.spec_keeper.save(&offer.accepted).await;
         Ok(offer)
     }
 
-    /// Whether the instance has registered over another connection since this one asked, which is the older one then:
-    /// it may be one that ended without a word.
+    /// Whether the instance has registered over another connection since this one asked. Then this is the older
+    /// connection, perhaps one that ended without a word.
     fn has_come_back(&self, session: &Arc<Session>, asked_at: Timestamp) -> bool {
         let standing = self.directory.instance(&session.spoke, &session.instance);
         let newer = standing.filter(|standing| !standing.is_of(session));
@@ -308,7 +311,7 @@ impl Registrar {
         newer.is_some_and(|newer| newer.entry.connected_at > since)
     }
 
-    /// The session of the connection: a new one, or the one by which it has registered before.
+    /// The session of the connection: a new one, or the one over which it has registered before.
     fn session(&self, registrant: &Registrant, outbox: Outbox) -> Result<Arc<Session>, CallError> {
         let session = self.sessions.session(&registrant.spoke, &registrant.instance, outbox);
         if session.spoke == registrant.spoke && session.instance == registrant.instance {
@@ -346,7 +349,7 @@ impl Registrar {
     }
 }
 
-/// An operation as the directory has it.
+/// An operation in the form that the directory has.
 fn offered(operation: &Arc<Operation>) -> OfferedOperation {
     OfferedOperation {
         name: operation.name.clone(),
@@ -354,13 +357,13 @@ fn offered(operation: &Arc<Operation>) -> OfferedOperation {
     }
 }
 
-/// The answer to a registration that the directory of all hubs refused, or may not have.
+/// The answer to a registration that the directory in Redis refused, or may not have.
 fn not_taken(error: &Error) -> CallError {
     let message = format!("the directory did not take the registration: {error}");
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// The answer to a registration whose connection ended, or was replaced, before the directory had it.
+/// The answer to a registration whose connection ended, or was replaced, before the directory in Redis had it.
 fn connection_ended() -> CallError {
     CallError::new(
         Code::Aborted,

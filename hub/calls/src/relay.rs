@@ -1,15 +1,17 @@
 //! Sends calls to the hubs that hold their spokes, and answers back to the hubs of their callers.
 //!
-//! A message is a line that names the call, then a frame of the protocol where it has one: payloads are copied as they are
-//! and parsed by nobody. The conduit between two hubs delivers each message once and in order, so that nothing here asks
-//! whether one arrived.
+//! A message is a line that names the call, followed by a frame of the protocol if there is one: payloads are copied as
+//! they are, and nobody parses them. The conduit between two hubs delivers each message once and in order, so nothing
+//! here checks whether one has arrived.
 //!
 //! Invariants
-//! - A call is forwarded once: a holder without the instance, or with another generation of it, answers `moved`.
-//! - The frame of a call says who asks, as the caller's hub knows it from the key.
+//! - A call is forwarded once: a holder that does not have the instance, or has another generation of it, answers
+//!   `moved`.
+//! - The frame of a call says who asks, as the caller's hub knows from the key.
 
 pub(crate) mod arrival_queue;
 pub(crate) mod arrivals;
+mod checks;
 pub(crate) mod late;
 mod message;
 pub(crate) mod peers;
@@ -34,7 +36,7 @@ pub(crate) struct Relay {
     metrics: Arc<Metrics>,
 }
 
-/// The way back of a relayed call.
+/// The way back for the answers of a relayed call.
 #[derive(Debug)]
 pub(crate) struct Return {
     relay: Arc<Relay>,
@@ -48,8 +50,8 @@ impl Relay {
         Self { conduits, metrics }
     }
 
-    /// Sends a call to the hub that holds an instance. Where its caller gave no input it has none: what the spoke gets then
-    /// is for that hub to say.
+    /// Sends a call to the hub that holds an instance. If its caller gave no input, the message has none: that hub
+    /// decides what the spoke gets instead.
     pub(crate) fn call(
         &self,
         call: RelayedCall,
@@ -65,6 +67,7 @@ impl Relay {
             id: call.id,
             to: call.to,
             on_disconnect: call.on_disconnect,
+            was_lost: call.was_lost,
         };
         self.send(&hub, Class::Call, &header, &frame)
     }
@@ -74,8 +77,8 @@ impl Relay {
         self.state(to, &Header::Abort { key }, &[]);
     }
 
-    /// Gives a call back to its caller's hub: the registration is not here, or somebody else is to take the call if anybody
-    /// does.
+    /// Gives a call back to its caller's hub: the registration is not here, or somebody else is to take the call if
+    /// anybody can.
     pub(crate) fn give_back(&self, call: &RemoteCall, standing: RegistrationStanding) {
         let RemoteCall { hub, key, attempt } = call;
         let header = Header::Moved {
@@ -85,34 +88,34 @@ impl Relay {
         self.state(hub, &header, standing.written());
     }
 
-    /// Hands on what an instance of this hub answers to a call of another one, which it got from a hub that is gone.
+    /// Passes on what an instance of this hub answers to another hub's call, which it got from a hub that is now gone.
     pub(crate) fn late(&self, hub: &HubId, key: u64, (spoke, instance): (&SpokeName, &InstanceId), frame: &[u8]) {
         let (spoke, instance) = (spoke.clone(), instance.clone());
         let header = Header::Late { key, spoke, instance };
-        // The spoke says as much as it likes: the answers of calls that run here come first.
+        // A spoke may say as much as it likes here, so the answers of calls that run on this hub come first.
         if self.send(hub, Class::Item, &header, frame).is_err() {
             tracing::warn!(hub.id = %hub, "a late answer was lost: too much waits for the hub of its caller");
         }
     }
 
-    /// Sends a message that concerns no call by itself: its line, and what comes after it.
+    /// Sends a message that is not about a call: its line, and what follows it.
     pub(crate) fn say(&self, to: &HubId, class: Class, line: &[u8], rest: &[u8]) -> Result<(), NotSent> {
         self.metrics.relayed(Direction::Sent);
         self.conduits.send(to, class, &[line, rest])
     }
 
-    /// Asks a hub to say when it can call a registration of this one.
+    /// Asks a hub to say when it can call one of this hub's registrations.
     pub(crate) fn ask(&self, hub: &HubId, key: u64, about: &Destination) {
         let about = about.clone();
         self.state(hub, &Header::Ask { key, about }, &[]);
     }
 
-    /// Answers a hub whether this one can call its registration.
+    /// Tells a hub whether this one can call its registration.
     pub(crate) fn answer_callable(&self, hub: &HubId, key: u64, can: bool) {
         self.state(hub, &Header::Callable { key, can }, &[]);
     }
 
-    /// A hub is gone: nothing that it still sends is taken.
+    /// A hub is gone: nothing that it still sends is accepted.
     pub(crate) fn forget(&self, hub: &HubId) {
         self.conduits.forget(hub);
     }
@@ -124,7 +127,7 @@ impl Relay {
 
     fn state(&self, to: &HubId, header: &Header, rest: &[u8]) {
         if self.send(to, Class::Control, header, rest).is_err() {
-            // Its conduit breaks for that, and with it the call ends.
+            // This breaks its conduit, which ends the call.
             tracing::warn!(hub.id = %to, "too much waits for another hub");
         }
     }
@@ -145,7 +148,6 @@ impl Return {
         }
     }
 
-    /// Hands an item back.
     pub(crate) fn item(&self, item: &RawJson) -> ItemPush {
         let frame = encode::call_responded(Dialect::Payload, &self.call.key.to_string(), item);
         match self.send(Class::Item, &frame) {
@@ -155,7 +157,7 @@ impl Return {
         }
     }
 
-    /// Hands the end back; a large one that has no room any more as an error.
+    /// Hands the end back; if there is no room for a large one, an error in its place.
     pub(crate) fn end(&self, end: &End) {
         let id = self.call.key.to_string();
         let frame = match end {

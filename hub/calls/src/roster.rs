@@ -1,9 +1,9 @@
-//! Spokes as people see them: what Postgres keeps of each, with what of it is connected now.
+//! Spokes as people see them: what Postgres keeps of each, together with what is connected now.
 //!
 //! Invariants
-//! - However many spokes there are, only a small part of them is in memory at a time: records come from Postgres in
-//!   batches, and instances are the directory's own.
-//! - A spoke is there once, whether it is declared, connected, or both.
+//! - However many spokes there are, only a few are in memory at a time: records come from Postgres in batches, and the
+//!   instances are those of the directory.
+//! - Each spoke appears once, whether it is declared, connected, or both.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::iter::Peekable;
@@ -17,32 +17,32 @@ use jiff::Timestamp;
 
 use crate::{Calls, Connected};
 
-/// Records read at once.
+/// How many records are read at once.
 const BATCH: u32 = 100;
 
 /// Spokes by name, declared or not, read as they are asked for.
 #[derive(Debug)]
 pub struct Roster {
     store: Store,
-    /// Of which secret's keys hints are given; `None`: none are.
+    /// The secret whose keys get hints; with `None`, none do.
     hints_of: Option<HashKey>,
     connected: Peekable<IntoIter<Connected>>,
     records: VecDeque<SpokeRecord>,
     hints: HashMap<SpokeName, String>,
-    /// Records after this name are not read yet; `None` when all are.
+    /// Records after this name are not read yet; `None` once all are.
     after: Option<String>,
 }
 
-/// The connected instances of one spoke, in short.
+/// A summary of the connected instances of one spoke.
 struct Presence {
-    /// When its first instance of now connected; `None` when there is none.
+    /// When the first of its present instances connected; `None` if there are none.
     since: Option<Timestamp>,
-    /// Whether one is connected now, and not only awaited.
+    /// Whether one is really connected, and not only reconnecting.
     is_there: bool,
     operations: Vec<String>,
 }
 
-/// One spoke of which there is a record, with its instances.
+/// A spoke that has a record, with its instances.
 pub fn spoke(calls: &Calls, record: SpokeRecord, key_hint: Option<String>) -> SpokeInfo {
     let mut connected = calls.connected();
     connected.retain(|instance| *instance.spoke() == record.name);
@@ -56,8 +56,8 @@ pub fn spoke(calls: &Calls, record: SpokeRecord, key_hint: Option<String>) -> Sp
 // === impl Roster ===
 
 impl Roster {
-    /// The spokes whose names come after `after`, with hints of the keys that the secret `hints_of` hashed. The first
-    /// batch is read already.
+    /// The spokes whose names come after `after`, with hints of the keys that were hashed under the secret `hints_of`.
+    /// The first batch has already been read when this returns.
     ///
     /// # Errors
     /// Postgres did not answer.
@@ -76,7 +76,7 @@ impl Roster {
         Ok(roster)
     }
 
-    /// The next spoke, without its instances, and these; `None` after the last one.
+    /// The next spoke, without its instances, and the instances apart; `None` after the last one.
     ///
     /// # Errors
     /// Postgres did not answer.
@@ -101,7 +101,7 @@ impl Roster {
         Ok(Some((spoke, instances)))
     }
 
-    /// Reads the next batch of records, unless all are read.
+    /// Reads the next batch of records, unless all have been read.
     async fn read_on(&mut self) -> Result<(), Error> {
         let Some(after) = self.after.take() else { return Ok(()) };
         let store = self.store.spokes();
@@ -140,14 +140,14 @@ impl Presence {
     }
 }
 
-/// A spoke of which there is a record, without its instances.
+/// A spoke that has a record, without its instances.
 fn recorded(record: SpokeRecord, presence: Presence, key_hint: Option<String>) -> SpokeInfo {
     let status = match record.suspended {
         true => SpokeStatus::Suspended,
         false => presence.status(),
     };
     SpokeInfo {
-        // A spoke that no resource declares has no declaration that could be lost.
+        // A spoke that no resource declares has no declaration that could get lost.
         declaration_digest: (!record.uid.is_empty()).then(|| record.declaration().digest()),
         key_hint,
         name: record.name,
@@ -163,7 +163,7 @@ fn recorded(record: SpokeRecord, presence: Presence, key_hint: Option<String>) -
     }
 }
 
-/// A spoke that connected and is not yet, or no longer, in Postgres; without its instances.
+/// A spoke that is connected but not yet, or no longer, in Postgres; without its instances.
 fn undeclared(name: SpokeName, presence: Presence) -> SpokeInfo {
     SpokeInfo {
         name,

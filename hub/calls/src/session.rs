@@ -1,11 +1,11 @@
 //! An instance's presence on this hub: who it is, what runs on it, and how messages get to it.
 //!
-//! A session is not a socket. It has an [`Outbox`], into which whoever has a message for the peer pushes it, and a
+//! A session is not a socket. It has an [`Outbox`], into which anybody with a message for the peer pushes it, and a
 //! socket serves it: the surface lends the outbox's reading end to one connection at a time.
 //!
 //! Invariants
 //! - A session is one instance of one spoke for as long as it lives.
-//! - Only its end seals its outbox, and nothing that a connection does.
+//! - Only the end of the session seals its outbox; nothing that a connection does seals it.
 
 mod load;
 pub(crate) mod message;
@@ -33,23 +33,23 @@ pub use load::OccupiedSlots;
 pub use registration::Registration;
 pub(crate) use registration::RegistrationContext;
 
-/// Answers to calls that other hubs had sent which one session may bring, about what the SDK keeps of one that is
-/// lost.
+/// How many answers to calls that other hubs had sent one session may bring: about what the SDK keeps of a session that
+/// is lost.
 const BROUGHT: Limits = Limits {
     items: 4_096,
     bytes: 8 * 1024 * 1024,
 };
 
-/// Time after which it may bring as many again.
+/// The time after which it may bring as many again.
 const BROUGHT_WINDOW: Duration = Duration::from_secs(60);
 
-/// What it has brought in one window.
+/// What a session has brought within one window.
 #[derive(Debug, Default)]
 struct Brought {
     since: Option<Instant>,
     items: usize,
     bytes: usize,
-    /// Whether the log has it that it was too much.
+    /// Whether the log already says that it was too much.
     is_told: bool,
 }
 
@@ -58,22 +58,22 @@ struct Brought {
 pub(crate) struct Session {
     pub(crate) spoke: SpokeName,
     pub(crate) instance: InstanceId,
-    /// Where calls to the spoke go.
+    /// Where calls to the spoke are put.
     pub(crate) outbox: Outbox,
     pub(crate) load: Arc<Load>,
-    /// The generation of its last registration; earlier ones do nothing.
+    /// The generation of its last registration; earlier ones have no further effect.
     generation: AtomicU64,
-    /// Whether the spoke has sent something since the last batch of heartbeats.
+    /// Whether the spoke has sent anything since the last batch of heartbeats.
     heard: AtomicBool,
-    /// Set before the directory forgets it, which takes a moment: nobody chooses it from then on.
+    /// Set before the directory forgets the session, which takes a moment: from then on nobody chooses it.
     ended: AtomicBool,
-    /// Keys of its running calls; `None` once it has ended.
+    /// The keys of its running calls; `None` once it has ended.
     calls: Mutex<Option<HashSet<u64>>>,
-    /// Whether its connection is lost, as it was reported to the other hubs.
+    /// Whether its connection is lost, as the other hubs were told.
     is_reconnecting: Arc<AtomicBool>,
-    /// The generation of the record of which that was reported last: each record begins as a connected one.
+    /// The generation of the record for which that was last told: each new record begins as a connected one.
     told: AtomicU64,
-    /// Answers that it has brought of calls which another hub had sent.
+    /// The answers it has brought to calls that another hub had sent.
     brought: Mutex<Brought>,
     /// What its last registration makes this hub keep.
     held: Mutex<Option<Held>>,
@@ -99,7 +99,7 @@ impl Session {
         }
     }
 
-    /// Unique on this hub.
+    /// Its id, unique on this hub.
     pub(crate) fn id(&self) -> &Arc<str> {
         self.outbox.session()
     }
@@ -112,7 +112,7 @@ impl Session {
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// Keeps the charge of its registration, in place of the one before.
+    /// Keeps the charge of its registration, in place of the previous one.
     pub(crate) fn hold(&self, held: Held) {
         let before = self.held.lock().replace(held);
         drop(before);
@@ -123,7 +123,7 @@ impl Session {
         !self.ended.load(Ordering::Acquire) && !self.outbox.is_closed()
     }
 
-    /// Notes a call; false when the session has ended.
+    /// Notes a call; false if the session has ended.
     pub(crate) fn add(&self, key: u64) -> bool {
         self.calls.lock().as_mut().is_some_and(|calls| {
             if calls.insert(key) {
@@ -141,13 +141,12 @@ impl Session {
         }
     }
 
-    /// The keys of its running calls.
     pub(crate) fn running(&self) -> Vec<u64> {
         self.calls.lock().iter().flatten().copied().collect()
     }
 
-    /// Notes whether its connection is lost, unless it has ended; what the other hubs are to be told of its record of this
-    /// generation when that is news.
+    /// Notes whether its connection is lost, unless it has ended. If that is news about its record of this generation,
+    /// returns what the other hubs are to be told.
     pub(crate) fn set_reconnecting(&self, is_reconnecting: bool, generation: u64) -> Option<Arc<AtomicBool>> {
         let calls = self.calls.lock();
         calls.as_ref()?;
@@ -162,8 +161,8 @@ impl Session {
         self.is_reconnecting.load(Ordering::Acquire)
     }
 
-    /// Counts an answer to a call that another hub has sent; false when it has brought as many as may be in one
-    /// [`BROUGHT_WINDOW`].
+    /// Counts an answer to a call that another hub had sent; false if it has already brought as many as one
+    /// [`BROUGHT_WINDOW`] allows.
     pub(crate) fn hands_on(&self, bytes: usize) -> bool {
         let mut brought = self.brought.lock();
         if brought.since.is_none_or(|since| since.elapsed() >= BROUGHT_WINDOW) {
@@ -190,7 +189,7 @@ impl Session {
         self.calls.lock().is_some()
     }
 
-    /// Ends the session and takes its calls; `None` when it had ended before.
+    /// Ends the session and takes its calls; `None` if it had already ended.
     pub(crate) fn end(&self) -> Option<HashSet<u64>> {
         self.ended.store(true, Ordering::Release);
         drop(self.held.lock().take());
@@ -203,7 +202,7 @@ impl Session {
         self.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the spoke has sent something since this was last asked.
+    /// Whether the spoke has sent anything since this was last asked.
     pub(crate) fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
     }

@@ -32,7 +32,9 @@ pub struct CallsConfig {
     /// Memory that all compiled specifications may take on a hub, in bytes. Too low: operations of the fleet cannot be
     /// called by way of this hub. Too high: the hub runs out of memory.
     pub spec_bytes: usize,
-    /// Calls of other hubs' callers running at once on this hub; over it `OVERLOADED`.
+    /// Calls of other hubs' callers running at once on this hub; over it `OVERLOADED`. A key may run only as many of them
+    /// as it leaves free: a single key half of them, two keys a third each. Too low refuses a busy key's calls while
+    /// the hub has room; too high lets many keys fill it.
     pub relay_queue: usize,
     /// Call records waiting to be written, of about 500 bytes and 2 KiB at most each; over it they are dropped and counted.
     /// Too low loses records while Postgres is away for a moment; too high runs out of memory while it stays away.

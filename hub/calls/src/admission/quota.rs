@@ -1,4 +1,4 @@
-//! How many calls of each key run here.
+//! How many calls of each key run here, and how many of those come from other hubs.
 //!
 //! Invariants
 //! - A place is given back exactly once, whatever becomes of its call: when the call ends, or when the place is dropped
@@ -29,6 +29,20 @@ pub(crate) struct KeyPlace {
 impl Quota {
     /// Takes a place for one more call of a key, unless the key already runs `limit`.
     pub(crate) fn take(&self, key: &Arc<str>, limit: usize) -> Result<KeyPlace, CallError> {
+        self.take_below(key, limit).ok_or_else(|| {
+            let message =
+                format!("the key runs {limit} calls on this hub, as many as it may (`calls.max-in-flight-per-key`)");
+            CallError::new(Code::Overloaded, message).retryable()
+        })
+    }
+
+    /// Takes one of the places that all keys share, unless the key already holds as many as are `free`. So a single key
+    /// takes half of them, two keys a third each, and a key that has none is refused only when none is left.
+    pub(crate) fn take_share(&self, key: &Arc<str>, free: usize) -> Option<KeyPlace> {
+        self.take_below(key, free)
+    }
+
+    fn take_below(&self, key: &Arc<str>, limit: usize) -> Option<KeyPlace> {
         let taken = self.taken(key);
         let may_more = taken.fetch_add(1, Ordering::AcqRel) < limit;
         let place = KeyPlace {
@@ -36,11 +50,7 @@ impl Quota {
             is_free: AtomicBool::new(false),
         };
         // If there are too many, the place is dropped here, and with it the count goes down again.
-        may_more.then_some(place).ok_or_else(|| {
-            let message =
-                format!("the key runs {limit} calls on this hub, as many as it may (`calls.max-in-flight-per-key`)");
-            CallError::new(Code::Overloaded, message).retryable()
-        })
+        may_more.then_some(place)
     }
 
     fn taken(&self, key: &Arc<str>) -> Arc<AtomicUsize> {
@@ -94,6 +104,42 @@ mod tests {
         drop((second, third));
         let _room = (take().expect("dropped"), take().expect("dropped"));
         take().expect_err("neither left anything behind");
+    }
+
+    #[test]
+    fn a_key_takes_half_of_what_all_share_two_take_a_third_each_and_others_find_room() {
+        const PLACES: usize = 12;
+        let quota = Quota::default();
+        let mut taken = Vec::new();
+        let mut take_all = |key: &str| {
+            let key = Arc::from(key);
+            let before = taken.len();
+            while let Some(place) = quota.take_share(&key, PLACES - taken.len()) {
+                taken.push(place);
+            }
+            taken.len() - before
+        };
+
+        assert_eq!(
+            [take_all("a"), take_all("b"), take_all("c"), take_all("a")],
+            [6, 3, 2, 0]
+        );
+        assert_eq!(
+            [take_all("d"), take_all("e")],
+            [1, 0],
+            "the last place is for a key that has none"
+        );
+
+        taken.clear();
+        let (mut a, mut b) = (0, 0);
+        for _ in 0..PLACES {
+            for (key, count) in [("a", &mut a), ("b", &mut b)] {
+                let place = quota.take_share(&Arc::from(key), PLACES - taken.len());
+                *count += usize::from(place.is_some());
+                taken.extend(place);
+            }
+        }
+        assert_eq!([a, b], [4, 4]);
     }
 
     #[test]

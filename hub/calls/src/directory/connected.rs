@@ -1,4 +1,4 @@
-//! A connected instance of any hub, as it is shown to people.
+//! A connected instance of any hub, as it is shown.
 
 use std::sync::Arc;
 

@@ -40,7 +40,6 @@ impl DirectoryFollower {
         }
     }
 
-    /// Applies one change.
     fn changed(&self, change: DirectoryChange) {
         match change {
             DirectoryChange::Snapshot(entries) => self.reset(entries),

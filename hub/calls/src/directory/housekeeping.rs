@@ -69,7 +69,7 @@ impl Housekeeping {
             // It is noted again half an hour later.
             tracing::debug!(%error, "that specifications are offered was not noted");
         }
-        // A specification that is no longer in the store was not noted: save it again.
+        // A specification that is no longer in the store cannot be noted: it has to be saved again.
         self.specs.recheck();
     }
 

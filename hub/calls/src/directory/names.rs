@@ -37,7 +37,7 @@ const BATCH: usize = 256;
 /// The pause between two looks at the directory in Redis.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The longest that a look may take; meanwhile there is no other at the same name.
+/// The longest that a look may take, and the shortest time from one look at a name to the next.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The longest that a call waits for its look, since others may come before it.

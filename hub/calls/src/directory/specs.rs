@@ -1,11 +1,11 @@
-//! Moves specifications between memory and the store, beside the calls.
+//! Moves specifications between memory and the store, apart from the calls.
 //!
-//! A registering hub saves what it compiled; the others load by hash what the directory names. Both keep trying.
+//! A registering hub saves what it compiled; the others load what the directory names, by hash. Both keep trying.
 //!
 //! Invariants
 //! - Only what the store has written counts as saved.
-//! - What instances of this hub offer is saved again when the store may have lost it: when the schema was made anew, by
-//!   whichever hub, when Postgres is back, which may be an older one, and each time that the offers are noted
+//! - What instances of this hub offer is saved again whenever the store may have lost it: when the schema was made
+//!   anew, by whichever hub; when Postgres is back, since it may be an older one; and each time the offers are noted
 //!   ([`crate::directory::housekeeping`]).
 
 use std::collections::{HashMap, HashSet};
@@ -29,26 +29,26 @@ use crate::metrics::Metrics;
 /// How long a registration waits for its specifications to be saved.
 const SAVE_WAIT: Duration = Duration::from_secs(1);
 
-/// Pauses between tries to save specifications, and to load what is missing.
+/// The pauses between tries to save specifications, and to load missing ones.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// Hashes that are known to be saved, at most.
+/// The most hashes that are remembered as saved.
 const SAVED: usize = 20_000;
 
-/// A specification is saved again after this long: nobody may have offered it since, and then it is forgotten.
+/// A specification is saved again after this time: if nobody has offered it since, the store may have forgotten it.
 const SAVED_FOR: Duration = Duration::from_secs(3600);
 
-/// Bytes that are stored of one spoke's specifications for each byte that its offered ones may take compiled
-/// (`calls.spec-bytes-per-spoke`): a text is smaller than what it compiles to, so that this holds older releases too.
+/// How many bytes of one spoke's specifications are stored for each byte that its offered ones may take compiled
+/// (`calls.spec-bytes-per-spoke`). A text is smaller than what it compiles to, so this has room for older releases too.
 const STORED_FOR_COMPILED: u64 = 2;
 
-/// Specifications loaded or saved by one statement.
+/// How many specifications one statement loads or saves.
 const BATCH: usize = 500;
 
-/// As many bytes of their texts are loaded at once.
+/// How many bytes of their texts are loaded at once.
 const LOADED_BYTES: usize = 4 * 1024 * 1024;
 
-/// Whose turn it is to compile when specifications are loaded: no key has this id.
+/// Stands in place of a key in the compiler's turns while specifications are loaded: no key has this id.
 const LOADER: &str = "";
 
 /// Saves and loads specifications.
@@ -58,20 +58,20 @@ pub(crate) struct SpecKeeper {
     specs: Arc<Specs>,
     store: Store,
     metrics: Arc<Metrics>,
-    /// Bytes that are stored of one spoke's specifications.
+    /// The most bytes of one spoke's specifications that are stored.
     stored_bytes: u64,
     stop: CancellationToken,
     queue: Queue,
 }
 
-/// The specifications that are saved and those that are to be, and what wakes the two loops.
+/// The specifications that are saved and those still to be saved, and what wakes the two loops.
 #[derive(Debug, Default)]
 struct Queue {
     unsaved: Mutex<HashMap<SpecHash, Arc<Operation>>>,
     saved: Mutex<HashMap<SpecHash, Instant>>,
     save: Notify,
     saved_all: Notify,
-    /// The store may have lost what is saved.
+    /// The store may have lost what was saved.
     recheck: Notify,
     load: Notify,
 }
@@ -79,7 +79,7 @@ struct Queue {
 // === impl Queue ===
 
 impl Queue {
-    /// Queues what is not known to be saved; false when there is nothing.
+    /// Queues what is not known to be saved; false if there is nothing to queue.
     fn add(&self, operations: &[Arc<Operation>]) -> bool {
         let saved = self.saved.lock();
         let is_saved = |hash| saved.get(hash).is_some_and(|at: &Instant| at.elapsed() < SAVED_FOR);
@@ -91,10 +91,10 @@ impl Queue {
         any
     }
 
-    /// Waits until none of these is to be saved any more.
+    /// Waits until none of these is still to be saved.
     async fn saved(&self, operations: &[Arc<Operation>]) {
         loop {
-            // What is woken now may have been queued too late for what has just been saved.
+            // A wake-up now may be for a batch that was saved before these were queued, so this looks again.
             let saved_all = self.saved_all.notified();
             let waits = {
                 let unsaved = self.unsaved.lock();
@@ -107,7 +107,7 @@ impl Queue {
         }
     }
 
-    /// A batch has been written, or refused for good.
+    /// Notes that a batch has been written, or refused for good.
     fn settle(&self, batch: &[(SpecHash, OperationSpec)], written: bool) {
         let mut unsaved = self.unsaved.lock();
         for (hash, _) in batch {
@@ -151,18 +151,18 @@ impl SpecKeeper {
         }
     }
 
-    /// Makes the loader look for missing specifications.
+    /// Wakes the loader, to look for missing specifications.
     pub(crate) fn look(&self) {
         self.queue.load.notify_one();
     }
 
-    /// Makes the saver look whether the store has what is offered here.
+    /// Wakes the saver, to check whether the store has what is offered here.
     pub(crate) fn recheck(&self) {
         self.queue.recheck.notify_one();
     }
 
-    /// Saves specifications; returns when they are saved, after a second, or at once while Postgres is away: it goes
-    /// on beside then.
+    /// Saves specifications. Returns when they are saved, after a second, or at once while Postgres is away; in the
+    /// last two cases saving goes on in the background.
     pub(crate) async fn save(&self, operations: &[Arc<Operation>]) {
         if !self.queue.add(operations) {
             return;
@@ -179,7 +179,7 @@ impl SpecKeeper {
         }
     }
 
-    /// Saves what is queued, and what the store has lost, until the end.
+    /// Saves what is queued, and what the store has lost, until the hub ends.
     pub(crate) async fn save_specs(self: Arc<Self>) {
         let (mut incarnation, mut link) = (self.store.incarnation(), self.store.link());
         let mut backoff = BACKOFF;
@@ -207,7 +207,7 @@ impl SpecKeeper {
         }
     }
 
-    /// Looks first for what is lost, where the store may have lost something; true when nothing is left.
+    /// Saves everything; first queues what is lost, if the store may have lost something. True if nothing is left.
     async fn save_all(&self, must_recheck: &mut bool) -> bool {
         if *must_recheck {
             match self.queue_lost().await {
@@ -220,9 +220,9 @@ impl SpecKeeper {
         self.save_batches().await
     }
 
-    /// Queues what instances of this hub offer and the store does not have.
+    /// Queues what instances of this hub offer but the store does not have.
     async fn queue_lost(&self) -> Result<(), alkhub_store::Error> {
-        // What is not offered now is saved when it is offered again.
+        // What is not offered now will be saved when it is offered again.
         self.queue.saved.lock().clear();
         let offered = self.offered_here();
         let lost: HashSet<SpecHash> = self.store.operations().lacks(&offered).await?.into_iter().collect();
@@ -246,7 +246,7 @@ impl SpecKeeper {
         offered.into_iter().collect()
     }
 
-    /// Saves one batch after the other; true when nothing is left.
+    /// Saves one batch after another; true if nothing is left.
     async fn save_batches(&self) -> bool {
         loop {
             let batch: Vec<(SpecHash, OperationSpec)> = {
@@ -262,7 +262,7 @@ impl SpecKeeper {
         }
     }
 
-    /// Saves a batch; what is refused for good is refused alone. False when it is to be tried again.
+    /// Saves a batch; if some are refused for good, only those are. False if the batch is to be tried again.
     async fn save_batch(&self, batch: &[(SpecHash, OperationSpec)]) -> bool {
         match self.keep_batch(batch).await {
             Ok(()) => self.queue.settle(batch, true),
@@ -286,20 +286,20 @@ impl SpecKeeper {
         true
     }
 
-    /// Writes specifications, and forgets what their spokes offered long ago beyond what may be kept of each.
+    /// Writes specifications, and forgets what their spokes offered long ago, beyond what may be kept of each spoke.
     async fn keep_batch(&self, batch: &[(SpecHash, OperationSpec)]) -> Result<(), alkhub_store::Error> {
         let operations = self.store.operations();
         operations.put(batch).await?;
         let owner = |(hash, _): &(SpecHash, OperationSpec)| Some((*hash, self.specs.owner(hash)?));
         let owned: Vec<_> = batch.iter().filter_map(owner).collect();
         if operations.charge(&owned, self.stored_bytes).await? > 0 {
-            // Which were forgotten is not known here: what is offered again is saved again.
+            // It is not known here which were forgotten, so whatever is offered again is saved again.
             self.queue.saved.lock().clear();
         }
         Ok(())
     }
 
-    /// Loads what the directory names and this hub does not have, until the end.
+    /// Loads what the directory names and this hub does not have, until the hub ends.
     pub(crate) async fn load_specs(self: Arc<Self>) {
         let mut backoff = BACKOFF;
         loop {

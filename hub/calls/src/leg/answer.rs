@@ -21,10 +21,11 @@ pub(crate) struct Answers {
 // === impl Answers ===
 
 impl Answers {
-    /// Takes an answer from whoever the call was sent to.
-    pub(crate) fn take(&self, call: &Arc<Call>, frame: Frame) {
+    /// Takes an answer from whoever the call was sent to, in this attempt; without one, in an earlier attempt than the
+    /// present one.
+    pub(crate) fn take(&self, call: &Arc<Call>, frame: Frame, attempt: Option<u8>) {
         match frame {
-            Frame::Responded { output, .. } => self.responded(call, output),
+            Frame::Responded { output, .. } => self.responded(call, output, attempt),
             Frame::Completed { .. } => {
                 let regular = call.operation.is_subscription() || call.is_relayed();
                 let end = if regular {
@@ -32,44 +33,44 @@ impl Answers {
                 } else {
                     End::Failed(outcome::no_output())
                 };
-                self.table.end(call.key, end, None);
+                self.table.answered(call.key, end, attempt);
             }
             Frame::Failed { error, .. } => {
                 let error = call.operation.declare(error);
-                self.table.end(call.key, End::Failed(error), None);
+                self.table.answered(call.key, End::Failed(error), attempt);
             }
-            Frame::Aborted { .. } => self.table.end(call.key, End::Aborted, None),
+            Frame::Aborted { .. } => self.table.answered(call.key, End::Aborted, attempt),
             _ => {}
         }
     }
 
-    fn responded(&self, call: &Arc<Call>, output: RawJson) {
+    fn responded(&self, call: &Arc<Call>, output: RawJson, attempt: Option<u8>) {
         call.output_bytes.fetch_add(output.len() as u64, Ordering::Relaxed);
         if output.len() > PAYLOAD_LIMIT_BYTES {
             let message = format!("the output is larger than {PAYLOAD_LIMIT_BYTES} bytes");
-            // The spoke is at fault, not the caller: its own payload was accepted.
-            return self.invalid(
-                call,
-                CallError::new(Code::OutputInvalid, message),
-                "an item is too large",
-            );
+            // The spoke is at fault, not the caller, whose own payload was accepted.
+            let error = CallError::new(Code::OutputInvalid, message);
+            return self.invalid(call, error, "an item is too large", attempt);
         }
         let output = match checked(call, output) {
             Ok(output) => output,
-            Err(error) => return self.invalid(call, error, "an item breaks its schema"),
+            Err(error) => return self.invalid(call, error, "an item breaks its schema", attempt),
         };
         if call.operation.is_subscription() {
             self.item(call, output);
         } else {
-            self.table.end(call.key, End::Output(output), None);
+            self.table.answered(call.key, End::Output(output), attempt);
         }
     }
 
     /// Ends a call because of what its spoke answered; a subscription still runs there, so its spoke gets the reason.
-    fn invalid(&self, call: &Call, error: CallError, reason: &str) {
-        let running = call.operation.is_subscription().then_some(reason);
+    fn invalid(&self, call: &Call, error: CallError, reason: &str, attempt: Option<u8>) {
         let end = End::Failed(error.delivered(Delivered::Yes));
-        self.table.end(call.key, end, running);
+        if call.operation.is_subscription() {
+            self.table.end(call.key, end, Some(reason));
+        } else {
+            self.table.answered(call.key, end, attempt);
+        }
     }
 
     fn item(&self, call: &Arc<Call>, item: RawJson) {

@@ -1,12 +1,12 @@
 //! One running call: who asked, where it was sent, where its answers go.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alkhub_protocol::call::Identity;
 use alkhub_protocol::frame::encode::RequestOptions;
-use alkhub_protocol::{CallRequest, HubId, RequestId};
+use alkhub_protocol::{CallRequest, HubId, RequestId, SpokeName};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -37,6 +37,8 @@ pub(crate) struct Call {
     pub(crate) running: KeyPlace,
     pub(crate) times: CallTimes,
     pub(crate) leg: Mutex<Leg>,
+    /// The spoke with which it was lost, once it is on its way to another one; set under the lock of its leg.
+    lost_with: OnceLock<SpokeName>,
     pub(crate) sink: Mutex<Sink>,
     /// What came back from another hub and is not checked yet.
     pub(crate) arrivals: ArrivalQueue,
@@ -63,7 +65,7 @@ pub(crate) struct CallParts {
 /// How long a call may take; `None` means without end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimeLimits {
-    /// Altogether.
+    /// For the whole call.
     pub(crate) timeout: Option<Duration>,
     /// From one item to the next.
     pub(crate) idle: Option<Duration>,
@@ -78,6 +80,10 @@ pub(crate) enum CallSource {
     Hub {
         call: RemoteCall,
         identity: Option<Box<Identity>>,
+        /// Whether this hub may give it back, for another instance to take it.
+        may_come_back: bool,
+        /// Its place among the calls of other hubs.
+        place: KeyPlace,
     },
 }
 
@@ -98,8 +104,6 @@ pub(crate) struct Leg {
     pub(crate) to: To,
     /// How many times it was sent again.
     pub(crate) resent: u8,
-    /// Whether one of those times was because a spoke that may have got it was lost.
-    pub(crate) was_lost: bool,
 }
 
 /// The other end of a leg.
@@ -114,6 +118,18 @@ pub(crate) enum To {
     Hub { instance: Arc<Instance> },
     /// The call has ended.
     Ended,
+}
+
+// === impl CallSource ===
+
+impl CallSource {
+    /// The id of the key that pays for the call.
+    pub(crate) fn payer(&self) -> Arc<str> {
+        match self {
+            Self::Caller(caller) => Arc::clone(&caller.key_id),
+            Self::Hub { call, identity, .. } => payer(&call.hub, identity.as_deref()),
+        }
+    }
 }
 
 // === impl Call ===
@@ -131,6 +147,7 @@ impl Call {
             running: parts.running,
             times: parts.times,
             leg: Mutex::default(),
+            lost_with: OnceLock::new(),
             sink: Mutex::new(parts.sink),
             arrivals: ArrivalQueue::default(),
             output_bytes: AtomicU64::new(0),
@@ -146,6 +163,27 @@ impl Call {
     /// Whether its caller's rights have changed since it was admitted.
     pub(crate) fn has_other_rights(&self) -> bool {
         self.has_other_rights.load(Ordering::Acquire)
+    }
+
+    /// Notes that it leaves for another spoke because this one, which may have got it, is lost.
+    pub(crate) fn note_loss(&self, spoke: &SpokeName) {
+        // It happens once.
+        drop(self.lost_with.set(spoke.clone()));
+    }
+
+    /// The spoke with which it was lost, if it was sent again for that.
+    pub(crate) fn lost_with(&self) -> Option<&SpokeName> {
+        self.lost_with.get()
+    }
+
+    /// Whether it was sent again because a spoke that may have got it was lost.
+    pub(crate) fn was_lost(&self) -> bool {
+        self.lost_with.get().is_some()
+    }
+
+    /// How often it was sent again because nobody had got it, by its leg.
+    pub(crate) fn came_back(&self, leg: &Leg) -> u8 {
+        leg.resent - u8::from(self.was_lost())
     }
 
     /// The hub that it goes to or comes from. It is never both, because a call crosses between hubs only once.
@@ -165,7 +203,7 @@ impl Call {
             CallSource::Hub { call, .. } => Some((&call.hub, call.key)),
             CallSource::Caller(_) => None,
         };
-        legs.id(self.key, origin)
+        legs.id(self.key, origin, self.was_lost())
     }
 
     /// Who asks, as the spoke sees it, according to the hub that holds the caller's key.
@@ -284,5 +322,13 @@ impl To {
             Self::Spoke { instance, .. } | Self::Hub { instance } => Some(instance),
             Self::Nobody | Self::Ended => None,
         }
+    }
+}
+
+/// The id of the key that pays for a call from another hub. One that names no caller is paid for by its hub.
+pub(crate) fn payer(hub: &HubId, identity: Option<&Identity>) -> Arc<str> {
+    match identity {
+        Some(identity) => Arc::from(identity.id.as_str()),
+        None => Arc::from(format!("hub {hub}")),
     }
 }

@@ -5,6 +5,9 @@ use alkhub_protocol::{HubId, InstanceId, RequestId};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+/// The end of the id of a call that was sent again after a loss.
+const AGAIN: &str = ".again";
+
 /// The most characters of a boot nonce that are used.
 const NONCE: usize = 32;
 
@@ -23,6 +26,9 @@ pub(crate) struct CallId {
 
 /// Makes and reads the ids by which spokes know the calls that they get: `{boot nonce}-{key}`, which no other process
 /// makes.
+///
+/// One that was sent again after a loss ends with `.again`: the same program may have got it before, and its answer to
+/// that is told apart.
 ///
 /// The id of a call of another hub's caller also has `:{boot nonce}-{key}`, as that hub knows the call. With this,
 /// whoever gets the answer can find the caller's hub when the hub in between is gone.
@@ -71,10 +77,12 @@ impl LegIds {
     }
 
     /// The id of a call of this hub; if its caller is on another hub, `origin` is that hub and its key.
-    pub(crate) fn id(&self, key: u64, origin: Option<(&HubId, u64)>) -> String {
+    /// Otherwise it `was_lost` if it was sent again after a loss.
+    pub(crate) fn id(&self, key: u64, origin: Option<(&HubId, u64)>, was_lost: bool) -> String {
         let nonce = &self.nonce;
         match origin {
             Some((hub, there)) => format!("{nonce}-{key}:{}-{there}", nonce_of(hub)),
+            None if was_lost => format!("{nonce}-{key}{AGAIN}"),
             None => format!("{nonce}-{key}"),
         }
     }
@@ -82,7 +90,13 @@ impl LegIds {
     /// The key in an id that a spoke sends.
     pub(crate) fn key(&self, id: &RequestId) -> Option<u64> {
         let own = id.as_str().strip_prefix(&self.nonce)?.strip_prefix('-')?;
+        let own = own.strip_suffix(AGAIN).unwrap_or(own);
         own.split_once(':').map_or(own, |(own, _)| own).parse().ok()
+    }
+
+    /// Whether an id is that of a call which was sent again after a loss.
+    pub(crate) fn is_again(id: &RequestId) -> bool {
+        id.as_str().ends_with(AGAIN)
     }
 
     /// Where the call came from, by an id that another hub has made.
@@ -146,16 +160,21 @@ mod tests {
     fn only_ids_of_this_process_are_read() {
         let legs = LegIds::new(&"pod-a-n1".parse().expect("valid"));
 
-        assert_eq!(legs.id(7, None), "n1-7");
+        assert_eq!(legs.id(7, None, false), "n1-7");
         let read = |id: &str| legs.key(&id.parse().expect("valid"));
         assert_eq!(read("n1-7"), Some(7));
+        let again: RequestId = legs.id(7, None, true).parse().expect("valid");
+        assert_eq!((read(again.as_str()), LegIds::is_again(&again)), (Some(7), true));
         assert_eq!([read("n2-7"), read("n17"), read("n1-x"), read("n1-")], [None; 4]);
     }
 
     #[test]
     fn an_id_leads_to_the_hub_of_the_caller_when_its_own_hub_is_gone() {
         let (caller, gone): (HubId, HubId) = ("pod-a-n1".parse().expect("valid"), "pod-b-n2".parse().expect("valid"));
-        let id: RequestId = LegIds::new(&gone).id(7, Some((&caller, 12))).parse().expect("valid");
+        let id: RequestId = LegIds::new(&gone)
+            .id(7, Some((&caller, 12)), false)
+            .parse()
+            .expect("valid");
         assert_eq!(id.as_str(), "n2-7:n1-12");
         assert_eq!(LegIds::new(&gone).key(&id), Some(7));
         assert_eq!(LegIds::new(&gone).origin(&id), None, "it is there");

@@ -4,8 +4,8 @@
 //! - It is charged to the caller's key, and released once it is on its way to a spoke of this hub: from then on the
 //!   call is never sent again. Only the input of a query by a caller of this hub stays until its end, since a query may
 //!   be sent once more.
-//! - An input that stays for this reason refuses nobody: if less than half of a budget is free, it is released too, and
-//!   the query is not sent again.
+//! - Inputs that stay for this reason alone take up at most an eighth of the key's budget, and of what all keys share
+//!   ([`Held::spare`]). One that does not fit is released, and its query is not sent again.
 
 use alkhub_budget::{Exhausted, Held};
 use alkhub_protocol::{CallRequest, RawJson};
@@ -92,7 +92,7 @@ impl Input {
     pub(crate) fn delivered(&self) {
         let mut kept = self.kept.lock();
         if std::mem::take(&mut kept.stays) {
-            match kept.held.is_to_spare() {
+            match kept.held.spare(self.bytes) {
                 Ok(()) => return,
                 Err(full) => kept.no_room = Some(full),
             }

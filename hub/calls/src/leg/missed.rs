@@ -83,7 +83,6 @@ impl Missed {
 // === impl MissedCalls ===
 
 impl MissedCalls {
-    /// How many calls wait.
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
@@ -169,7 +168,6 @@ impl MissedCalls {
         self.on(key, Option::take).flatten()
     }
 
-    /// The keys of the calls that wait.
     pub(crate) fn keys(&self) -> Vec<u64> {
         self.waiting.lock().keys().copied().collect()
     }
@@ -217,9 +215,8 @@ mod tests {
         calls.add(1, missed(BYTES - 2)).expect("nothing else waits");
     }
 
-    /// The other thread finds it in neither place before, and the end of a call that was being routed would be lost.
-    /// The thread that routes a call holds its place, and gives the place up when it has: a call that came back meanwhile has
-    /// another one.
+    /// The thread that routes a call holds its place, and gives it up afterwards; a call that comes back meanwhile has
+    /// another place. Without that, whoever ends the call would find it in neither place, and the end would be lost.
     #[test]
     fn a_call_that_comes_back_while_it_is_routed_waits_after_that() {
         let calls = Arc::new(MissedCalls::default());

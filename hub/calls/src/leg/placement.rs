@@ -3,18 +3,18 @@
 //!
 //! Invariants
 //! - Only the hub of its caller sends a call again: once, when its instance leaves this hub, when another hub did not
-//!   receive it, or when it waits for a connection that is lost; up to [`MOST`] times, when other hubs give it back;
-//!   and once, when it is a query and a hub says that it was lost with its spoke.
+//!   receive it, or when it waits for a connection that is lost; up to [`comeback::MOST`] times, when other hubs give
+//!   it back; and once, when it is a query and a hub says that it was lost with its spoke.
 //! - Only four kinds of calls are sent again: those that never left a queue, those that a hub answered with `moved`,
 //!   those that no hub received, and queries.
 //! - The place of a call changes only under the lock of its leg.
 
+mod comeback;
 pub(crate) mod loss;
 pub(crate) mod relief;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
 use alkhub_budget::Exhausted;
 use alkhub_hub_cluster::{Cluster, NotSent};
@@ -27,28 +27,17 @@ use tokio_util::task::TaskTracker;
 use crate::directory::operation::Operation;
 use crate::directory::router::{self, Excluded, Wanted};
 use crate::directory::{Directory, Instance, Pool};
-use crate::leg::call::{Call, CallSource, To};
+use crate::leg::call::{Call, To};
 use crate::leg::call_id::LegIds;
 use crate::leg::input::Input;
-use crate::leg::outcome::End;
 use crate::leg::table::CallTable;
 use crate::metrics::Metrics;
-use crate::relay::{Destination, RegistrationStanding, Relay, RelayedCall, RemoteCall};
+use crate::relay::{Destination, Relay, RelayedCall, RemoteCall};
 use crate::session::Session;
 use crate::session::outbox::Outbox;
 
 /// How many instances are tried for one call if their queues are full or closed.
 const PLACES: usize = 4;
-
-/// The directory may hear of a move a little later than the `moved` comes, so it is looked at this many times,
-const LOOKS: u32 = 25;
-
-/// at this interval.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-
-/// A call that has come back more often than this fails when another hub gives it back: its spoke may move twice in a
-/// row, but seldom more often.
-const MOST: u8 = 3;
 
 /// A way to queue a call: [`Outbox::push_call`] or [`Outbox::push_call_back`].
 type PushCall = fn(&Outbox, Bytes, &str, &Arc<Input>) -> Result<u64, Full>;
@@ -110,19 +99,8 @@ impl From<Full> for NotPlaced {
 // === impl Placement ===
 
 impl Placement {
-    /// Chooses an instance and sends the call to it.
-    pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Excluded<'_>) -> Result<(), CallError> {
-        self.try_some(call, pool, not, |instance| self.place(call, instance))
-    }
-
     /// Chooses instances, taking a slot of each, until one of them takes the call.
-    fn try_some(
-        &self,
-        call: &Call,
-        pool: &Pool,
-        not: Excluded<'_>,
-        mut place: impl FnMut(Arc<Instance>) -> Result<(), NotPlaced>,
-    ) -> Result<(), CallError> {
+    pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Excluded<'_>) -> Result<(), CallError> {
         let draining = self.cluster.draining();
         let mut wanted = Wanted {
             target: call.request.target.as_ref(),
@@ -135,7 +113,7 @@ impl Placement {
         let mut last = NotPlaced::Full;
         for _ in 0..PLACES {
             let instance = router::choose(fresh.as_deref().unwrap_or(pool), wanted)?;
-            let Err(reason) = place(instance) else {
+            let Err(reason) = self.place(call, instance) else {
                 return Ok(());
             };
             last = reason;
@@ -150,7 +128,7 @@ impl Placement {
         Err(nowhere(pool, last))
     }
 
-    /// Sends the call to an instance, of which a slot was taken for it.
+    /// Sends the call to an instance, one of whose slots was taken for it.
     pub(crate) fn place(&self, call: &Arc<Call>, instance: Arc<Instance>) -> Result<(), NotPlaced> {
         let mut leg = call.leg.lock();
         if matches!(leg.to, To::Ended) {
@@ -165,80 +143,10 @@ impl Placement {
         drop(leg);
         // Since the choice, its connection may have been lost, or another instance may have come: whoever then looked
         // through the waiting calls did not find this one.
-        // did not find this call.
         if let Some(session) = session.filter(|session| session.outbox.is_detached()) {
             self.relieve_one(call, &session);
         }
         Ok(())
-    }
-
-    /// An instance has left and will not get the call: another one gets it, or it fails at once.
-    pub(crate) fn reroute(&self, call: &Arc<Call>, from: &Arc<Instance>) {
-        let Some(first_time) = take_back(call, from).map(is_first) else {
-            return;
-        };
-        if let CallSource::Hub { call: remote, .. } = &call.source {
-            // Only the caller's hub sends it again, never this one.
-            self.table.end_running(call, End::Silent);
-            self.relay.give_back(remote, RegistrationStanding::Gone);
-        } else if let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) {
-            self.not_delivered(call, refusal, left(from));
-        }
-    }
-
-    /// The hub of an instance did not receive the call: an instance on another hub gets it, or it fails at once. Nobody
-    /// knows whether the spoke has left.
-    pub(crate) fn came_back(&self, call: &Arc<Call>, from: &Arc<Instance>) {
-        let Some(first_time) = take_back(call, from).map(is_first) else {
-            return;
-        };
-        // Other instances on that hub are just as far away.
-        if let Err(refusal) = self.send_elsewhere(call, Excluded::Hub(&from.entry.hub), first_time) {
-            self.not_delivered(call, refusal, cut_off(from));
-        }
-    }
-
-    /// The holder gives the call back: the registration is gone, or somebody else is to take the call. The call follows
-    /// the spoke, goes back to where it was, or fails soon.
-    pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>, standing: RegistrationStanding) {
-        let Some(resent) = take_back(call, from) else {
-            return;
-        };
-        // The call may have been faster than the registration, and then goes back. If others can take it, it does not:
-        // it might wait there for a connection that is lost.
-        let target = call.request.target.as_ref();
-        let goes_back = || standing == RegistrationStanding::Ready && self.send_back(call, from);
-        if resent <= MOST && !self.has_another(&call.operation, target, from) && goes_back() {
-            return;
-        }
-        let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), resent <= MOST) else {
-            return;
-        };
-        if resent > MOST {
-            return self.not_delivered(call, refusal, left(from));
-        }
-        // While the connection is lost the call would only wait there; and the holder may be the first to know of an
-        // instance that has come.
-        if goes_back() {
-            return;
-        }
-        let (placement, call, from) = (Arc::clone(self), Arc::clone(call), Arc::clone(from));
-        self.tasks.spawn(async move {
-            let mut refusal = refusal;
-            for _ in 0..LOOKS {
-                tokio::time::sleep(LOOK_INTERVAL).await;
-                if !placement.table.contains(call.key) {
-                    return;
-                }
-                match placement.send_again(&call, Excluded::Registration(&from)) {
-                    Ok(()) => return,
-                    Err(error) => refusal = error,
-                }
-            }
-            if standing == RegistrationStanding::Gone || !placement.send_back(&call, &from) {
-                placement.not_delivered(&call, refusal, left(&from));
-            }
-        });
     }
 
     /// The pool of an operation as it is offered now, if that is by the specification that a call's input was checked
@@ -248,13 +156,6 @@ impl Placement {
         let pool = self.directory.pool(&operation.name);
         let pool = pool.filter(|pool| pool.operation.as_ref().is_some_and(same));
         pool.ok_or_else(|| nobody_offers_the_same(operation))
-    }
-
-    /// Whether an operation is now offered with another specification than the one a call's input was checked against.
-    fn is_another_now(&self, operation: &Operation) -> bool {
-        let another = |offered: &Arc<Operation>| offered.hash != operation.hash;
-        let pool = self.directory.pool(&operation.name);
-        pool.is_some_and(|pool| pool.operation.as_ref().is_some_and(another))
     }
 
     /// Queues the call, which was sent again `attempt` times before. Returns its number in the outbox of the spoke's
@@ -291,6 +192,7 @@ impl Placement {
             id: call.id,
             to,
             on_disconnect: call.request.on_disconnect,
+            was_lost: call.was_lost(),
         };
         let sent = self.relay.call(relayed, &call.operation.name, input, &options);
         sent.map_err(NotPlaced::from)
@@ -332,34 +234,6 @@ impl Placement {
         self.metrics.resent.inc();
         Ok(())
     }
-
-    /// Sends a call that came back, if it may be sent again.
-    fn send_elsewhere(&self, call: &Arc<Call>, not: Excluded<'_>, may_go: bool) -> Result<(), CallError> {
-        if may_go {
-            self.send_again(call, not)
-        } else {
-            Err(nobody_offers_the_same(&call.operation))
-        }
-    }
-
-    /// A call that reached nobody is admitted anew if its operation has changed meanwhile and its caller's rights have
-    /// not. Otherwise it fails: with the refusal of the others that offer the operation or, if there are none, with
-    /// what became of the instance that it was sent to.
-    fn not_delivered(&self, call: &Arc<Call>, refusal: CallError, lost: CallError) {
-        let is_another = refusal.code == Code::NoProvider && self.is_another_now(&call.operation);
-        if is_another && !call.has_other_rights() && !call.leg.lock().was_lost {
-            let readmission = self.readmission.get().and_then(Weak::upgrade);
-            if let Some(readmission) = readmission {
-                return readmission.readmit(Arc::clone(call));
-            }
-        }
-        let error = if refusal.code == Code::NoProvider {
-            lost
-        } else {
-            refusal
-        };
-        self.table.end_running(call, End::Failed(error));
-    }
 }
 
 /// Why the instances that were tried did not take a call, as the last of them said.
@@ -369,8 +243,8 @@ fn nowhere(pool: &Pool, last: NotPlaced) -> CallError {
         NotPlaced::Full => (
             Code::Overloaded,
             format!(
-                "too much waits for each instance that offers `{name}` (`server.outbox-messages`, `server.outbox-bytes`, \
-                 `budget.key-bytes`)"
+                "too much waits for each instance that offers `{name}`, or for the hub that it is on (for an instance: \
+                 `server.outbox-messages`, `server.outbox-bytes`, `budget.key-bytes` of its key; for a hub: 16 MiB of calls)"
             ),
         ),
         NotPlaced::Exhausted => return Exhausted::Hub.into(),
@@ -386,32 +260,4 @@ fn nowhere(pool: &Pool, last: NotPlaced) -> CallError {
 fn nobody_offers_the_same(operation: &Operation) -> CallError {
     let message = format!("no instance offers the same `{}` now", operation.name);
     CallError::new(Code::NoProvider, message).retryable()
-}
-
-/// The error for a call whose spoke left before it got the call.
-fn left(from: &Instance) -> CallError {
-    let message = format!("spoke `{}` left before it got the call", from.entry.spoke);
-    CallError::new(Code::SpokeLost, message).retryable()
-}
-
-/// The error for a call that did not reach the hub of its spoke.
-fn cut_off(from: &Instance) -> CallError {
-    let message = format!("the hub of spoke `{}` did not receive the call", from.entry.spoke);
-    CallError::new(Code::Unavailable, message).retryable()
-}
-
-/// Takes a call back from an instance that did not get it. Returns how often it has come back in this way; `None` if it
-/// is not there.
-fn take_back(call: &Call, from: &Arc<Instance>) -> Option<u8> {
-    let mut leg = call.leg.lock();
-    leg.to.instance().filter(|instance| Arc::ptr_eq(instance, from))?;
-    let to = std::mem::take(&mut leg.to);
-    CallTable::release(&to, call.key);
-    leg.resent += 1;
-    Some(leg.resent - u8::from(leg.was_lost))
-}
-
-/// Whether a call that has come back had never been sent again before.
-fn is_first(resent: u8) -> bool {
-    resent == 1
 }

@@ -47,6 +47,16 @@ enum Found {
     Runs(Arc<Call>),
 }
 
+/// Which holder of a call is told that it has ended.
+#[derive(Clone, Copy)]
+enum Stop<'a> {
+    Nobody,
+    /// Whoever has it, for this reason.
+    Holder(&'a str),
+    /// Whoever has it after a loss, unless that is the attempt that has answered it; without one, an earlier one has.
+    HolderBut(Option<u8>),
+}
+
 // === impl CallTable ===
 
 impl CallTable {
@@ -109,7 +119,6 @@ impl CallTable {
         most
     }
 
-    /// The keys of the calls that wait or run.
     pub(crate) fn keys(&self) -> Vec<u64> {
         let mut keys = Vec::new();
         self.look(|| {
@@ -144,12 +153,20 @@ impl CallTable {
 
     /// The call that a spoke means by an id, if it was sent over this very session.
     pub(crate) fn on(&self, session: &Arc<Session>, key: u64) -> Option<Arc<Call>> {
-        let call = self.calls.get(key)?;
-        let sent_there = matches!(&call.leg.lock().to, To::Spoke { instance, .. } if instance.is_of(session));
-        sent_there.then_some(call)
+        self.attempt_on(session, key).map(|(call, _)| call)
     }
 
-    /// Enters a call.
+    /// The same, with its attempt.
+    pub(crate) fn attempt_on(&self, session: &Arc<Session>, key: u64) -> Option<(Arc<Call>, u8)> {
+        let call = self.calls.get(key)?;
+        let attempt = {
+            let leg = call.leg.lock();
+            let sent_there = matches!(&leg.to, To::Spoke { instance, .. } if instance.is_of(session));
+            sent_there.then_some(leg.resent)?
+        };
+        Some((call, attempt))
+    }
+
     pub(crate) fn begin(&self, call: &Arc<Call>) {
         if let CallSource::Hub { call: remote, .. } = &call.source {
             self.inbound.insert((remote.hub.clone(), remote.key), call.key);
@@ -163,8 +180,18 @@ impl CallTable {
         self.end_once(key, end, stop);
     }
 
+    /// Ends a call as it was answered in this attempt; without one, in an earlier attempt than the present one. Another
+    /// spoke that has got the call after a loss is told to stop.
+    pub(crate) fn answered(&self, key: u64, end: End, attempt: Option<u8>) {
+        self.end_by(key, end, Stop::HolderBut(attempt));
+    }
+
     /// The same; false if it had already ended.
     pub(crate) fn end_once(&self, key: u64, end: End, stop: Option<&str>) -> bool {
+        self.end_by(key, end, stop.map_or(Stop::Nobody, Stop::Holder))
+    }
+
+    fn end_by(&self, key: u64, end: End, stop: Stop<'_>) -> bool {
         let found = self.look(|| match self.missed.take(key) {
             Some(missed) => Some(Found::Waits(missed)),
             None => self.calls.remove(key).map(Found::Runs),
@@ -181,12 +208,12 @@ impl CallTable {
     /// routing a call that waited: it never waits for that one.
     pub(crate) fn end_running(&self, call: &Arc<Call>, end: End) {
         if self.calls.remove(call.key).is_some() {
-            self.finish(call, end, None);
+            self.finish(call, end, Stop::Nobody);
         }
     }
 
-    /// The caller of a call, or the caller's hub, is lost: the call is aborted, or goes on alone if it asked for that.
-    /// Returns whether this aborted it.
+    /// The caller of a call, or the caller's hub, is lost: the call is aborted, or goes on without it if that was asked
+    /// for. Returns whether this aborted it.
     pub(crate) fn caller_lost(&self, key: u64, reason: &str) -> bool {
         let found = self.look(|| match self.missed.on(key, lose_caller) {
             Some(lost) => Some(Err(lost)),
@@ -247,19 +274,23 @@ impl CallTable {
             "no item came for the subscription's idle timeout"
         };
         let error = undecided(call, Code::Timeout, reason.to_owned());
-        self.finish(call, End::Failed(error), Some(reason));
+        self.finish(call, End::Failed(error), Stop::Holder(reason));
     }
 
     /// Ends a running call that was taken out.
-    fn finish(&self, call: &Arc<Call>, end: End, stop: Option<&str>) {
-        let (to, was_lost) = {
+    fn finish(&self, call: &Arc<Call>, end: End, stop: Stop<'_>) {
+        let (to, present) = {
             let mut leg = call.leg.lock();
-            (std::mem::replace(&mut leg.to, To::Ended), leg.was_lost)
+            (std::mem::replace(&mut leg.to, To::Ended), leg.resent)
         };
-        let end = if was_lost { end.after_loss() } else { end };
+        let end = if call.was_lost() { end.after_loss() } else { end };
         call.input.let_go();
-        if let Some(reason) = stop {
-            self.stop_leg(&to, call, reason);
+        match stop {
+            Stop::Holder(reason) => self.stop_leg(&to, call, reason),
+            Stop::HolderBut(attempt) if call.was_lost() && attempt != Some(present) => {
+                self.stop_leg(&to, call, "an earlier attempt has answered the call");
+            }
+            Stop::Nobody | Stop::HolderBut(_) => {}
         }
         Self::release(&to, call.key);
         if let To::Spoke { instance, .. } = &to {
@@ -270,6 +301,7 @@ impl CallTable {
         self.forget(&call.source);
         if let CallSource::Caller(caller) = &call.source {
             let spoke = to.instance().map(|instance| &instance.entry.spoke);
+            let spoke = spoke.or_else(|| call.lost_with());
             self.journal.ended(call, caller, spoke, &end);
         }
         call.sink.lock().end(&call.request.request_id, end);
@@ -304,10 +336,12 @@ impl CallTable {
     fn forget(&self, source: &CallSource) {
         if let CallSource::Hub {
             call: RemoteCall { hub, key, .. },
+            place,
             ..
         } = source
         {
             self.inbound.remove(&(hub.clone(), *key));
+            place.free();
         }
     }
 
@@ -330,7 +364,8 @@ impl CallTable {
     }
 }
 
-/// Takes a waiting call whose caller is lost, unless it is to go on alone; in that case, takes where its answers went.
+/// Takes a waiting call whose caller is lost, unless it is to go on without it; in that case, takes where its answers
+/// went.
 fn lose_caller(missed: &mut Option<Box<Missed>>) -> (Option<Box<Missed>>, Option<Sink>) {
     match missed {
         Some(call) if call.request.on_disconnect == OnDisconnect::Detach => (None, call.sink.detach()),

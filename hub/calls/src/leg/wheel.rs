@@ -1,8 +1,8 @@
 //! One wheel of deadlines for all calls of a shard: no timer per call.
 //!
 //! A key is put into the slot of its tick and never taken out early: when the slot comes up, the owner looks whether
-//! the call still runs and is due. A key that is due in more than one turn waits in an earlier slot, on a coarse tick.
-//! So ended calls leave the wheel within one turn, and far deadlines cause few wake-ups.
+//! the call still runs and is due. A key that is due more than one turn from now waits in an earlier slot, on a coarse
+//! tick. So ended calls leave the wheel within one turn, and far deadlines cause few wake-ups.
 
 use std::time::Duration;
 

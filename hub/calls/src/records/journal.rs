@@ -25,16 +25,17 @@ pub(crate) struct Journal {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallRefusal<'a> {
     pub(crate) code: &'a Code,
-    /// That of its operation, where that is known.
+    /// The series of the call's operation, if that is known.
     pub(crate) series: Option<&'a Series>,
-    /// Whether nobody was found because a hub let go, a moment ago, who comes back by itself.
+    /// Whether nobody was found only because a hub has just let go of a spoke that will come back by itself.
     pub(crate) is_let_go: bool,
 }
 
 // === impl CallRefusal ===
 
 impl CallRefusal<'_> {
-    /// Whether the hubs are to blame. A spoke without a session that changes hubs is away for a moment, whatever these do.
+    /// Whether the hubs are to blame. They are not if a spoke without a session changes hubs: it is away for a moment,
+    /// whatever they do.
     fn is_by_hub(&self) -> bool {
         is_by_hub(self.code) && !self.is_let_go
     }
@@ -47,7 +48,7 @@ impl Journal {
         Self { hub, metrics, records }
     }
 
-    /// A call that was sent to a spoke has ended.
+    /// Notes that a call which was sent to a spoke has ended.
     pub(crate) fn ended(&self, call: &Call, caller: &Caller, spoke: Option<&SpokeName>, end: &End) {
         let (status, code) = match end {
             End::Output(_) | End::Completed => (CallStatus::Completed, None),
@@ -73,8 +74,8 @@ impl Journal {
         });
     }
 
-    /// A call was refused before it was sent. It is counted, and recorded unless it was refused for rights or for a limit,
-    /// which can be had at any rate and tells of no operation's work.
+    /// Notes that a call was refused before it was sent. It is counted, and recorded too unless it was refused for its
+    /// rights or for a limit: such refusals can come at any rate, and say nothing about the work of an operation.
     pub(crate) fn refused(&self, caller: &Caller, request: &CallRequest, times: &CallTimes, refusal: &CallRefusal<'_>) {
         let code = refusal.code;
         let duration = times.started.elapsed();
@@ -95,7 +96,7 @@ impl Journal {
         }
     }
 
-    /// The hub itself has answered a call.
+    /// Notes that the hub itself has answered a call.
     pub(crate) fn answered_here(&self, caller: &Caller, request: &CallRequest, times: &CallTimes, output_bytes: usize) {
         let duration = times.started.elapsed();
         let series = self.metrics.series(&request.operation, None);

@@ -1,33 +1,33 @@
-//! The limits on the size of a registration, checked before anything else of it.
+//! The limits on the size of a registration, which are checked before anything else about it.
 
 use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::register::{OperationResult, RegisterInput, UpdateInput};
 use alkhub_protocol::{CallError, Code, RawJson};
 
-/// Labels of one instance, and their bytes: every hub and Redis keep them.
+/// The most labels of one instance, and the most bytes of them: every hub and Redis keep them.
 const LABELS: usize = 64;
 const LABELS_BYTES: usize = 16 * 1024;
 
-/// Bytes of `hostInfo`, which every hub and Redis keep too.
+/// The most bytes of `hostInfo`, which every hub and Redis keep too.
 const HOST_INFO_BYTES: usize = 16 * 1024;
 
-/// The approximate cost of a registration beside its bytes, and of each operation.
+/// The approximate cost of a registration besides its bytes, and of each operation.
 const BASE_BYTES: usize = 2 * 1024;
 const OPERATION_BYTES: usize = 256;
 
-/// A reason why an operation is rejected is cut after so many bytes: it may repeat what the spoke wrote.
+/// The reason why an operation is rejected is cut after this many bytes: it may repeat what the spoke wrote.
 const REASON_BYTES: usize = 500;
 
-/// After so many bytes of names and reasons the rest of the answer is short: it must fit a message.
+/// After this many bytes of names and reasons, the rest of the answer is kept short: it has to fit into a message.
 const ANSWER_BYTES: usize = 128 * 1024;
 
-/// After so many bytes of names those of the others are short ...
+/// After this many bytes of names, even those of accepted operations are cut short ...
 const NAMES_BYTES: usize = 160 * 1024;
 
-/// ... and after so many of hashes the others are not told: what has none is sent whole again.
+/// ... and after this many bytes of hashes, no more are told: an operation without a hash is sent whole the next time.
 const HASHES_BYTES: usize = 64 * 1024;
 
-/// Bytes of a name in the short rest.
+/// Bytes of a name in the short part.
 const SHORT_NAME_BYTES: usize = 8;
 
 const OMITTED: &str = "not told";
@@ -39,10 +39,10 @@ pub(super) struct Answer {
     hashes: usize,
 }
 
-/// Checks what every hub would have to keep.
+/// Checks the size of what every hub would have to keep.
 ///
 /// # Errors
-/// It is too much; names the field and the bound.
+/// It is too much; the error names the field and the bound.
 pub(super) fn check(input: &RegisterInput) -> Result<(), CallError> {
     let refuse = |message: String| Err(CallError::new(Code::BadRequest, message));
     let labels: usize = input.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -61,13 +61,13 @@ pub(super) fn check(input: &RegisterInput) -> Result<(), CallError> {
     }
 }
 
-/// Bytes that the registration makes this hub keep, about.
+/// About how many bytes the registration makes this hub keep.
 pub(super) fn weight(input: &RegisterInput) -> usize {
     let labels: usize = input.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     BASE_BYTES + labels + input.host_info.as_ref().map_or(0, RawJson::len) + weight_of_specs(&input.operations)
 }
 
-/// The same of an update, while it is looked at.
+/// The same for an update, while it is examined.
 pub(super) fn weight_of_update(input: &UpdateInput) -> usize {
     let removed: usize = input.remove.iter().map(|name| name.as_str().len()).sum();
     BASE_BYTES + removed + weight_of_specs(&input.add)
@@ -77,7 +77,7 @@ fn weight_of_specs(operations: &[RawJson]) -> usize {
     operations.iter().map(|raw| raw.len() + OPERATION_BYTES).sum()
 }
 
-/// The same of a registration that another hub has taken.
+/// The same for a registration that another hub has accepted.
 pub(super) fn weight_of(entry: &DirectoryEntry) -> usize {
     let labels: usize = entry.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     let operations = entry.operations.iter().map(|offered| offered.name.as_str().len());
@@ -88,9 +88,9 @@ pub(super) fn weight_of(entry: &DirectoryEntry) -> usize {
 // === impl Answer ===
 
 impl Answer {
-    /// As much of a result as still fits.
+    /// Shortens a result to what still fits.
     pub(super) fn fit(&mut self, mut result: OperationResult) -> OperationResult {
-        // Control characters are written in six bytes each.
+        // JSON writes a control character in six bytes.
         let plain = |text: String| text.replace(char::is_control, " ");
         let (name, reason) = (plain(result.name), result.reason.map(plain));
         let full = self.bytes > ANSWER_BYTES;
@@ -142,7 +142,7 @@ mod tests {
                 hash: None,
                 warnings: Vec::new(),
             },
-            // Named by hash, so that names may be long.
+            // It is named by hash, so its name may be long.
             OperationResult {
                 name: "n".repeat(128),
                 result: Registered::Registered,

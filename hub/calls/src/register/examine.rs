@@ -1,8 +1,8 @@
-//! Examines what a registration offers, one operation after the other.
+//! Examines what a registration offers, operation by operation.
 //!
 //! Invariants
-//! - An operation that is named by the hash of its specification is looked at like one that was sent.
-//! - A peer that has not asked for hashes sees none, and none of its texts is taken for one.
+//! - An operation that is named by the hash of its specification is examined like one that was sent.
+//! - A peer that has not asked for hashes sees none, and nothing that it sends is taken for one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) struct Examiner {
     pub(crate) specs: Arc<Specs>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) recall: Recall,
-    /// Operations of one instance at most.
+    /// The most operations of one instance.
     pub(crate) max_operations: usize,
 }
 
@@ -42,17 +42,17 @@ struct Examined {
     operation: Arc<Operation>,
     result: Registered,
     warnings: Vec<String>,
-    /// By what the peer can name it the next time.
+    /// The hash by which the peer can name it the next time.
     hash: Option<SpecHash>,
 }
 
 // === impl Examiner ===
 
 impl Examiner {
-    /// Looks at each operation for itself.
+    /// Examines each operation on its own.
     ///
     /// # Errors
-    /// Some are named by hashes that are not known: they are in the details.
+    /// Some are named by hashes that are not known; the details list them.
     pub(super) async fn examine(&self, registrant: &Registrant, operations: &[RawJson]) -> Result<Offer, CallError> {
         let looked_at = &operations[..operations.len().min(self.max_operations)];
         let hashes: Vec<Option<SpecHash>> = match registrant.is_by_hash {
@@ -90,7 +90,7 @@ impl Examiner {
         Ok(offer)
     }
 
-    /// The operations of the hashes that are named.
+    /// The operations that are named by their hashes.
     async fn known(
         &self,
         registrant: &Registrant,
@@ -144,7 +144,7 @@ impl Examiner {
         })
     }
 
-    /// Whether nobody else offers another operation of the name.
+    /// Checks that nobody else offers a different operation of this name.
     fn check_others(&self, registrant: &Registrant, operation: &Operation) -> Result<Registered, String> {
         let own = (registrant.spoke.clone(), registrant.instance.clone());
         let Some(other) = self.directory.offered_by_others(operation, &own) else {
@@ -203,7 +203,7 @@ impl Offer {
     }
 }
 
-/// Whether a spoke may offer an operation of this name at all.
+/// Checks that a spoke may offer an operation of this name at all.
 fn check_name(registrant: &Registrant, name: &OperationName) -> Result<(), String> {
     if name.is_reserved() {
         return Err("the namespace `hub` is the hub's own: choose another one".to_owned());
@@ -221,14 +221,14 @@ fn check_name(registrant: &Registrant, name: &OperationName) -> Result<(), Strin
     }
 }
 
-/// The hash that stands in place of a specification.
+/// The hash that stands in place of a specification, if one does.
 fn hash_in(raw: &RawJson) -> Option<SpecHash> {
     let text = raw.as_bytes().first() == Some(&b'"');
     let text: Option<String> = text.then(|| raw.to().ok()).flatten();
     SpecHash::from_wire(&text?)
 }
 
-/// The answer to a registration that names what is not known.
+/// The answer to a registration that names unknown hashes.
 fn not_known(hashes: &[SpecHash]) -> CallError {
     let details = RefusedDetails {
         unknown: hashes.iter().map(|hash| hash.to_wire()).collect(),
@@ -243,7 +243,7 @@ fn not_known(hashes: &[SpecHash]) -> CallError {
     error
 }
 
-/// The name of an operation that was refused, as far as it can be read.
+/// The name of a refused operation, as far as it can be read.
 fn name_in(raw: &RawJson) -> String {
     #[derive(Default, Deserialize)]
     struct Named {
@@ -258,7 +258,7 @@ fn name_in(raw: &RawJson) -> String {
     format!("{}.{}", part(named.namespace), part(named.name))
 }
 
-/// Why a text does not stand for an operation, told to a peer that may name operations by hash, or may not.
+/// Why a text does not stand for an operation, for a peer that may name operations by hash or for one that may not.
 fn not_by_hash(is_by_hash: bool) -> &'static str {
     if is_by_hash {
         "it is not an OperationSpec, and no hash of 43 characters as the answer to a registration tells it: send it whole"

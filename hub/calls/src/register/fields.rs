@@ -1,9 +1,11 @@
-//! The fields of a specification that the hub does not act on: none of them is dropped silently.
+//! The fields of a specification that the hub does not act on. None of them is dropped silently.
 //!
 //! Invariants
-//! - A field that would leave an operation open to callers whom its author meant to keep out is refused by name.
-//! - A field that is kept but not enforced, one that is unknown and so not kept, and a declared error that can never
-//!   occur as declared: each gives a warning with the field's name. The warnings are bounded, whatever was sent.
+//! - A field is refused by name if ignoring it would leave an operation open to callers whom its author meant to keep
+//!   out.
+//! - There is a warning, with the field's name, about each field that is kept but not enforced, each that is unknown
+//!   and so not kept, and each declared error that can never occur as declared. The warnings are bounded, whatever was
+//!   sent.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -39,7 +41,7 @@ const ERROR: &[&str] = &["code", "description", "schema", "httpStatus"];
 /// The origin's checks by resource, which the hub does not make.
 const REFUSED: &[&str] = &["resourceType", "resourceAction"];
 
-/// Warnings about one operation's fields, at most; and the characters of a name that are shown.
+/// The most warnings about one operation's fields; and the most characters of a name that are shown.
 const MOST: usize = 8;
 const SHOWN: usize = 80;
 
@@ -57,13 +59,13 @@ struct Parts<'a> {
 #[derive(Debug, PartialEq)]
 pub(super) struct Looked {
     pub(super) warnings: Vec<String>,
-    /// Whether all that was sent is kept.
+    /// Whether everything that was sent is kept.
     pub(super) is_whole: bool,
 }
 
-/// Looks at every field of a specification that has been read: the warnings about it, or why it is refused.
+/// Examines every field of a specification that has been read: returns the warnings about it, or why it is refused.
 pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Looked, String> {
-    // Both are objects, for the specification was read from them; else there is nothing to warn of.
+    // Both are objects, since the specification was read from them; if not, there is nothing to warn of.
     let all = strict::from_slice::<Object<'_>>(raw.as_bytes());
     let parts = strict::from_slice::<Parts<'_>>(raw.as_bytes());
     let is_read = all.is_ok() && parts.is_ok();
@@ -91,12 +93,12 @@ pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Looked, String
     })
 }
 
-/// The same of one that is known: nothing of it is left out.
+/// The same for a specification that is known already: nothing in it is left out.
 pub(super) fn look_at_known(spec: &OperationSpec) -> Result<Vec<String>, String> {
     Warnings::of(spec).map(Warnings::finish)
 }
 
-/// Whether somebody may hold the scopes that a specification asks for.
+/// Checks that somebody can hold the scopes that a specification asks for.
 fn check_scopes(spec: &OperationSpec) -> Result<(), String> {
     let scopes = &spec.access_control;
     let all_of = scopes.required_scopes.iter().map(|scope| ("requiredScopes", scope));
@@ -111,7 +113,7 @@ fn check_scopes(spec: &OperationSpec) -> Result<(), String> {
         ));
     }
     for (field, scope) in named {
-        // No key can be made that holds it, so that nobody could call the operation.
+        // No key with such a scope can be made, so nobody could call the operation.
         scope::check(scope).map_err(|error| format!("`accessControl.{field}`: {error}"))?;
     }
     Ok(())
@@ -140,7 +142,7 @@ impl Warnings {
         Ok(warnings)
     }
 
-    /// The declared errors that no caller will get as they are declared.
+    /// Warns of the declared errors that no caller will get as they are declared.
     fn errors(&mut self, spec: &OperationSpec) {
         let declared = &spec.error_schemas;
         let mut codes = HashSet::new();
@@ -199,7 +201,7 @@ impl Warnings {
     }
 }
 
-/// As much of a spoke's own text as is repeated.
+/// The part of a spoke's own text that is repeated.
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
@@ -222,7 +224,7 @@ mod tests {
         Ok(looked.warnings)
     }
 
-    /// A field that is added to the type and not here would be reported as unknown.
+    /// A field that is added to the type but not here would be reported as unknown.
     #[test]
     fn every_field_of_a_specification_is_known() {
         let all = json!({
@@ -239,7 +241,7 @@ mod tests {
         whole["accessControl"]["customAuth"] = json!("ownsProject");
         let spec: OperationSpec = serde_json::from_value(whole).expect("a specification");
 
-        // Nothing that is written is left out: each field has a value.
+        // Every field has a value here, so nothing is left out of what is written.
         let written = serde_json::to_value(&spec).expect("JSON");
         let fields = |of: &Value| of.as_object().map(|p| p.keys().cloned().collect::<Vec<_>>());
         let sorted = |known: &[&str]| {

@@ -1,11 +1,12 @@
-//! Ends on connected instances what a declaration no longer allows, and nothing else of them.
+//! Withdraws from connected instances what their declaration no longer allows, and nothing else.
 //!
 //! Invariants
-//! - A narrowed registration is a registration: with a generation of its own, in the turn of its connection, known to
-//!   all hubs. It takes the place of the one that is narrowed and of nothing newer: an instance that has come, or
-//!   moved, meanwhile stays. Calls that run go on, but for subscriptions to operations that may not be offered any
-//!   more: each ends on the hub where it was entered, though the session has moved to another one.
-//! - Nothing grows here: what a declaration allows anew is offered when the spoke registers again.
+//! - A narrowed registration is a registration like any other: it has a generation of its own, is made in the turn of
+//!   its connection, and is known to all hubs. It takes the place of the one that is narrowed and of nothing newer: an
+//!   instance that has come, or moved, meanwhile stays. Running calls go on, except for subscriptions to operations
+//!   that may no longer be offered. Each of those ends on the hub where it was entered, even if the session has moved
+//!   to another one.
+//! - Nothing is added here: what a declaration newly allows is offered when the spoke registers again.
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ use crate::leg::outcome::End;
 use crate::session::{Registration, Session};
 
 impl Registrar {
-    /// Brings what a connection has registered within what its spoke may do; `None` when it is. Dropping the future ends
-    /// the registration, where it was narrowed.
+    /// Brings what a connection has registered within what its spoke may do; `None` if it already is. Dropping the
+    /// future ends the registration if it has been narrowed.
     pub(crate) async fn narrow(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -40,7 +41,8 @@ impl Registrar {
         gone: &CancellationToken,
     ) -> Result<Option<Registration>, CallError> {
         if session.outbox.is_away() {
-            // It is narrowed where it is, and that hub has none of the calls that were entered here.
+            // The session is narrowed on the hub where it is now, but that hub does not have the calls that were
+            // entered here.
             self.end_withdrawn(session, &policy);
             return Ok(None);
         }
@@ -71,7 +73,7 @@ impl Registrar {
         let entered = self.succeed(session, Some(&policy), successor, gone).await;
         let registration = match entered {
             Ok(registration) => registration,
-            // It was registered anew while this was decided, maybe at another hub, which looks for itself.
+            // The instance has registered anew meanwhile, perhaps on another hub, which checks this itself.
             Err(error) if error.code == Code::Conflict => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -83,7 +85,7 @@ impl Registrar {
         Ok(Some(registration))
     }
 
-    /// Ends the subscriptions that run on operations which the spoke may not offer any more.
+    /// Ends the running subscriptions to operations that the spoke may no longer offer.
     fn end_withdrawn(&self, session: &Arc<Session>, policy: &SpokePolicy) {
         for key in session.running() {
             let call = self.table.on(session, key);

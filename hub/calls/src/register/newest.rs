@@ -1,8 +1,8 @@
-//! The newest connection of each instance: an older one whose registration is still under way yields to it.
+//! The newest connection of each instance: an older one yields to it if its registration is still under way.
 //!
 //! Invariants
-//! - Of two connections that ask for one instance, the one that asked later is registered, however long each waits.
-//! - Nothing is kept for an instance of which no registration is under way.
+//! - If two connections ask for one instance, the one that asked later is registered, however long each waits.
+//! - Nothing is kept for an instance that has no registration under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ pub(crate) struct Newest {
 struct Last {
     number: u64,
     connection: String,
-    /// For all of the connection.
+    /// Shared by all registrations of the connection.
     gone: CancellationToken,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Asking {
 // === impl Newest ===
 
 impl Newest {
-    /// Begins a registration, and ends the one of another connection of the instance that is still under way.
+    /// Begins a registration, and ends one of another connection of the same instance that is still under way.
     pub(super) fn ask(self: &Arc<Self>, spoke: &SpokeName, instance: &InstanceId, connection: &str) -> Asking {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let instance = (spoke.clone(), instance.clone());
@@ -65,7 +65,7 @@ impl Newest {
 // === impl Asking ===
 
 impl Asking {
-    /// Cancelled when the registration must not take effect any more: its connection has ended, or is not the newest.
+    /// Cancelled when the registration must no longer take effect: its connection has ended, or is not the newest.
     pub(super) fn gone(&self) -> &CancellationToken {
         &self.gone
     }

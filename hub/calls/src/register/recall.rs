@@ -1,12 +1,12 @@
-//! Specifications that a registration names by their hash: of those that this hub has compiled, else of those in the
+//! Specifications that a registration names by their hash: from those that this hub has compiled, or else from the
 //! store.
 //!
 //! Invariants
-//! - A spoke gets what it may offer, and nothing else: a hash of another namespace's specification is as unknown as one
-//!   that nobody has made, and takes the same path.
-//! - Few registrations read at once, [`READ_BYTES`] each, and none waits for the store for longer than [`WAIT`]; what
-//!   was read is charged to the key until it is compiled. A specification that cannot be had counts as unknown, and its
-//!   spoke sends it.
+//! - A spoke gets what it may offer, and nothing else: the hash of another namespace's specification is as unknown as
+//!   one that nobody has made, and takes the same path.
+//! - Only a few registrations read at once, [`READ_BYTES`] each, and none waits longer than [`WAIT`] for the store.
+//!   What was read is charged to the key until it is compiled. A specification that cannot be had counts as unknown,
+//!   and the spoke sends it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,19 +22,20 @@ use super::registrant::Registrant;
 use crate::directory::compiled::Specs;
 use crate::directory::operation::{self, Operation};
 
-/// How long a registration waits for the store, over all batches.
+/// How long a registration waits for the store, all batches together.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Registrations that read at once: after a restart many name the same, and the first of them reads for all.
+/// How many registrations read at once: after a restart many name the same specifications, and the first one reads for
+/// all.
 const READS: usize = 4;
 
-/// Specifications read at once ...
+/// The most specifications that are read at once ...
 const BATCH: usize = 64;
 
-/// ... and the bytes of their texts, but for the last one.
+/// ... and the most bytes of their texts, not counting the last one.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// Knows specifications by their hash.
+/// Finds specifications by their hash.
 #[derive(Debug)]
 pub(crate) struct Recall {
     specs: Arc<Specs>,
@@ -49,7 +50,7 @@ type Known = HashMap<SpecHash, Arc<Operation>>;
 /// The result of a read from the store.
 struct Read {
     specs: Vec<(SpecHash, OperationSpec)>,
-    /// Those that are known there, and are to be read after these.
+    /// Those that the store knows and that are still to be read.
     left: Vec<SpecHash>,
     _held: Held,
 }
@@ -66,7 +67,7 @@ impl Recall {
         }
     }
 
-    /// The operations of these hashes, as far as this hub knows them and the registrant may offer them.
+    /// The operations with these hashes, as far as this hub knows them and the registrant may offer them.
     pub(super) async fn recall(&self, registrant: &Registrant, hashes: &HashSet<SpecHash>) -> Known {
         let mut known = Known::new();
         let missing: Vec<SpecHash> = hashes.iter().copied().collect();
@@ -81,7 +82,7 @@ impl Recall {
         known
     }
 
-    /// Takes what is in memory; what is left.
+    /// Takes what is in memory; returns what is left.
     fn remember(&self, registrant: &Registrant, mut hashes: Vec<SpecHash>, known: &mut Known) -> Vec<SpecHash> {
         hashes.retain(|hash| {
             let operation = self.specs.get(hash).filter(|known| registrant.may_offer(&known.name));
@@ -90,7 +91,7 @@ impl Recall {
         hashes
     }
 
-    /// Loads as many as may be read at once, for as long as there is time; those that are left.
+    /// Loads as many as may be read at once, if there is time; returns those that are left.
     async fn load(
         &self,
         registrant: &Registrant,
@@ -103,12 +104,12 @@ impl Recall {
             return Vec::new();
         };
         for (hash, spec) in read.specs {
-            // One that a hub of another version has written may have another hash here.
+            // A specification that a hub of another version has written may have another hash here.
             let may_offer = spec.operation().is_ok_and(|name| registrant.may_offer(&name));
             if !may_offer || SpecHash::of(&spec) != hash {
                 continue;
             }
-            // Why it cannot be used the spoke learns when it has sent it.
+            // If it cannot be used, the spoke learns why when it has sent the specification.
             if let Ok(operation) = self.specs.compile(&registrant.spoke, &registrant.key, spec).await {
                 known.insert(hash, operation);
             }
@@ -116,7 +117,7 @@ impl Recall {
         read.left
     }
 
-    /// Reads what is not in memory by now.
+    /// Reads from the store what is still not in memory.
     async fn read(&self, registrant: &Registrant, hashes: Vec<SpecHash>, known: &mut Known) -> Option<Read> {
         if !self.store.ready() {
             return None;

@@ -1,4 +1,4 @@
-//! The registrant: which instance of which spoke a connection becomes, and what it may offer.
+//! The registrant: which instance of which spoke a connection is to become, and what it may offer.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use crate::leg::call_id::LegIds;
 use crate::session::Session;
 use crate::session::outbox::Outbox;
 
-/// A registrant, once it is settled who that is.
+/// A registrant, once it is settled who registers.
 pub(super) struct Registrant {
-    /// The key that asks.
+    /// The key that the request came with.
     pub(super) key: Arc<str>,
     pub(super) spoke: SpokeName,
     pub(super) instance: InstanceId,
@@ -24,7 +24,7 @@ pub(super) struct Registrant {
 // === impl Registrant ===
 
 impl Registrant {
-    /// Settles who registers; a connection that names no instance is one of its own.
+    /// Settles who registers; a connection that names no instance is an instance of its own.
     pub(super) fn of(
         caller: &Caller,
         input: &RegisterInput,
@@ -53,7 +53,7 @@ impl Registrant {
         })
     }
 
-    /// Who has registered over a session.
+    /// The registrant of a session that has registered before.
     pub(super) fn again(caller: &Caller, session: &Session) -> Result<Self, CallError> {
         Ok(Self {
             key: Arc::clone(&caller.key_id),
@@ -64,13 +64,13 @@ impl Registrant {
         })
     }
 
-    /// Whether it may offer an operation of this name.
+    /// Whether the registrant may offer an operation of this name.
     pub(super) fn may_offer(&self, name: &OperationName) -> bool {
         !name.is_reserved() && self.policy.as_ref().is_none_or(|policy| policy.allows(name))
     }
 }
 
-/// The spoke that registers: the key says which.
+/// The spoke that registers, as its key says.
 fn spoke_of(caller: &Caller, name: Option<&SpokeName>) -> Result<SpokeName, CallError> {
     let denied = |message: String| Err(CallError::new(Code::AccessDenied, message));
     match (&caller.spoke, name) {

@@ -1,8 +1,9 @@
-//! An instance that another hub held, and that has come here with its session.
+//! An instance that another hub held, and that has come to this hub with its session.
 //!
 //! Invariants
-//! - Its record changes hands by one compare-and-set: a registration that the instance has made elsewhere meanwhile stands.
-//! - It offers what it offered there. What its declaration does not allow any more is for [`Registrar::narrow`].
+//! - Its record changes hands by one compare-and-set: a registration that the instance has meanwhile made elsewhere
+//!   stands.
+//! - It offers what it offered there. What its declaration no longer allows is left to [`Registrar::narrow`].
 
 use std::sync::Arc;
 
@@ -19,14 +20,14 @@ use crate::leg::departure::REPLACED;
 use crate::session::outbox::Outbox;
 use crate::session::{Registration, Session};
 
-/// A record that takes the place of another one of its instance.
+/// A record that takes the place of another record of the same instance.
 pub(super) struct Successor<'a> {
     pub(super) entry: DirectoryEntry,
     /// The record that it follows.
     pub(super) of: Fence<'a>,
 }
 
-/// A registration as the hub that holds it gives it to another one.
+/// A registration, as the hub that holds it gives it to another hub.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HeldInstance(DirectoryEntry);
@@ -34,7 +35,7 @@ pub struct HeldInstance(DirectoryEntry);
 // === impl HeldInstance ===
 
 impl HeldInstance {
-    /// What a registration is now; `None` when another one has taken its place.
+    /// The current state of a registration; `None` if another one has taken its place.
     pub fn of(registration: &Registration) -> Option<Self> {
         registration.entry().map(Self)
     }
@@ -74,7 +75,7 @@ impl Registrar {
             hub: self.hub.clone(),
             connection: session.id().to_string(),
             generation: 0,
-            // Where it was it may have been awaited.
+            // On the other hub it may have been reconnecting.
             state: InstanceState::Connected,
             ..held
         };
@@ -89,10 +90,10 @@ impl Registrar {
         Ok(registration)
     }
 
-    /// Makes a record of a session the next one of its instance: one compare-and-set; and enters it into this hub's directory.
+    /// Makes a record the next one of its instance, by one compare-and-set, and enters it into this hub's directory.
     ///
     /// # Errors
-    /// `CONFLICT`: the instance has registered anew since.
+    /// `CONFLICT`: the instance has registered anew meanwhile.
     pub(super) async fn succeed(
         self: &Arc<Self>,
         session: &Arc<Session>,

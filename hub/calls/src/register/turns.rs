@@ -1,8 +1,8 @@
-//! Turns: the registrations of one connection take effect one after the other, in the order they came in.
+//! Turns: the registrations of one connection take effect one after another, in the order in which they came.
 //!
 //! Invariants
-//! - A turn that is dropped, however its registration ends, lets the next one begin.
-//! - Nothing is kept for a connection on which no registration is under way.
+//! - When a turn is dropped, however its registration ends, the next one begins.
+//! - Nothing is kept for a connection that has no registration under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,7 @@ struct Last {
     ended: oneshot::Receiver<()>,
 }
 
-/// A place in the row of a connection.
+/// A place in the queue of a connection.
 #[derive(Debug)]
 pub(super) struct Turn {
     turns: Arc<Turns>,
@@ -38,7 +38,7 @@ pub(super) struct Turn {
 // === impl Turns ===
 
 impl Turns {
-    /// Takes the next place of a connection.
+    /// Takes the next place in the queue of a connection.
     pub(super) fn take(self: &Arc<Self>, connection: &str) -> Turn {
         let (open, ended) = oneshot::channel();
         let number = self.count.fetch_add(1, Ordering::Relaxed);
@@ -56,10 +56,10 @@ impl Turns {
 // === impl Turn ===
 
 impl Turn {
-    /// Waits until those before have ended.
+    /// Waits until the turns before this one have ended.
     pub(super) async fn comes(&mut self) {
         if let Some(before) = &mut self.before {
-            // It is closed, never sent to.
+            // Nothing is ever sent here: the channel is closed.
             drop(before.await);
         }
         self.before = None;

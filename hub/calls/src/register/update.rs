@@ -1,10 +1,10 @@
-//! `hub.register.update`: a registered instance offers something more, or no more.
+//! `hub.register.update`: a registered instance offers more operations, or fewer.
 //!
 //! Invariants
-//! - All of it takes effect, by one record with a generation of its own, or nothing.
-//! - It changes the registration that stands, in the turn of its session and by one compare-and-set of the record: one that the
-//!   instance has made over another connection, or on another hub, is left as it is.
-//! - Calls that run go on, those of operations that are not offered any more too.
+//! - Either all of it takes effect, by one record with a generation of its own, or nothing does.
+//! - It changes the registration that stands, in the turn of its session and by one compare-and-set of the record. A
+//!   registration that the instance has made over another connection, or on another hub, is left as it is.
+//! - Running calls go on, even those of operations that are no longer offered.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,22 +24,22 @@ use crate::directory::Instance;
 use crate::session::outbox::Outbox;
 use crate::session::{Registration, Session};
 
-/// Bytes of the rejected operations that the refusal of an update names.
+/// The most bytes of rejected operations that the refusal of an update names.
 const REJECTED_BYTES: usize = 128 * 1024;
 
-/// The change that is asked for.
+/// The requested change.
 struct Change {
     input: UpdateInput,
     outbox: Outbox,
-    /// For as long as it is looked at.
+    /// Charged for as long as the change is examined.
     _held: Held,
 }
 
 // === impl Registrar ===
 
 impl Registrar {
-    /// Changes what the session of an outbox offers. Dropping the future undoes what was done, as with a registration; what
-    /// was asked of one connection takes effect in the order in which the futures are first polled.
+    /// Changes what the session of an outbox offers. Dropping the future undoes what was done, as with a registration;
+    /// the requests of one connection take effect in the order in which their futures are first polled.
     pub(crate) async fn update(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
@@ -97,7 +97,7 @@ impl Registrar {
         Ok((output, registration))
     }
 
-    /// The session of an outbox and what it is registered as.
+    /// The session of an outbox, and the instance as which it is registered.
     fn standing(&self, outbox: &Outbox) -> Result<(Arc<Session>, Arc<Instance>), CallError> {
         let session = self.sessions.get(outbox.session());
         let standing = session.and_then(|session| {
@@ -108,7 +108,7 @@ impl Registrar {
         standing.ok_or_else(|| CallError::new(Code::Conflict, message))
     }
 
-    /// What a registration is with what is added, and without what is removed.
+    /// A registration, with what is added and without what is removed.
     fn changed(
         &self,
         standing: &Instance,
@@ -136,8 +136,8 @@ impl Registrar {
     }
 }
 
-/// The answer to an update whose session has ended while its peer waits for it: what it would change is not there any more,
-/// whether this hub or the directory was the first to know.
+/// The answer to an update whose session ended while its peer waited: whether this hub or the directory noticed first,
+/// there is nothing left to change.
 fn ended(mut error: CallError, gone: &CancellationToken) -> CallError {
     if error.code == Code::Aborted && !gone.is_cancelled() {
         error.code = Code::Conflict;
@@ -146,7 +146,7 @@ fn ended(mut error: CallError, gone: &CancellationToken) -> CallError {
     error
 }
 
-/// The answer to an update of which some operations are rejected.
+/// The answer to an update some of whose operations are rejected.
 fn refused(results: &[OperationResult]) -> CallError {
     let rejected = results.iter().filter(|result| result.result == Registered::Rejected);
     let mut bytes = 0;

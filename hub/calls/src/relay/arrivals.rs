@@ -1,21 +1,22 @@
-//! Takes the answers that come from other hubs, beside the loop that reads every message of a hub.
+//! Takes the answers that come from other hubs, apart from the loop that reads every message of the other hubs.
 //!
-//! The cost of reading and checking an answer is up to its spoke and its schema. So the loop only looks for the call
-//! and puts the answer into the call's arrival queue; a task of the call takes it from there, and ends when the queue
+//! What it costs to read and check an answer depends on its spoke and its schema. So the loop only looks up the call
+//! and puts the answer into the call's arrival queue. A task of the call takes it from there, and ends when the queue
 //! is empty.
 //!
 //! Invariants
-//! - No call waits for the check of another one's answer; nothing large is checked on a thread that serves connections.
-//! - A call whose next message does not fit into its queue ends with an error, never in silence.
+//! - A small answer waits for no other one's check. Nothing large is checked on a thread that serves connections, and
+//!   only a few are checked at once ([`Checks`]).
+//! - What waits is charged to the caller's key until it is checked.
+//! - A call whose next message does not fit into its queue ends with an error, never silently.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use alkhub_protocol::{CallError, Code, Delivered, Frame};
-use bytes::Bytes;
+use alkhub_budget::{Budgets, Kept};
+use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
 use tokio_util::task::TaskTracker;
 
-use crate::directory::router::Excluded;
 use crate::leg::answer::Answers;
 use crate::leg::call::Call;
 use crate::leg::outcome::End;
@@ -23,9 +24,10 @@ use crate::leg::placement::Placement;
 use crate::leg::placement::loss;
 use crate::leg::table::CallTable;
 use crate::relay;
-use crate::relay::arrival_queue::{self, Arrival, ArrivalBytes, ArrivalPush};
+use crate::relay::arrival_queue::{self, Arrival, ArrivalPush};
+use crate::relay::checks::Checks;
 
-/// Answers from this size on are read and checked on a thread that serves nobody meanwhile.
+/// Answers of at least this size are read and checked on a thread that serves nobody meanwhile.
 const LARGE: usize = 32 * 1024;
 
 /// Takes the answers that come from other hubs.
@@ -35,7 +37,8 @@ pub(crate) struct Arrivals {
     placement: Arc<Placement>,
     table: Arc<CallTable>,
     tasks: TaskTracker,
-    bytes: ArrivalBytes,
+    budgets: Budgets,
+    checks: Checks,
 }
 
 // === impl Arrivals ===
@@ -46,44 +49,58 @@ impl Arrivals {
         placement: Arc<Placement>,
         table: Arc<CallTable>,
         tasks: TaskTracker,
+        budgets: Budgets,
     ) -> Self {
         Self {
             answers,
             placement,
             table,
             tasks,
-            bytes: ArrivalBytes::default(),
+            budgets,
+            checks: Checks::new(),
         }
     }
 
     /// Takes a message about an attempt of a call; never waits and checks nothing.
-    pub(crate) fn arrived(self: &Arc<Self>, call: Arc<Call>, attempt: u8, frame: Bytes) {
+    pub(crate) fn arrived(self: &Arc<Self>, call: Arc<Call>, arrival: Arrival) {
         call.times.hear();
-        match call.arrivals.push((attempt, frame), &self.bytes) {
+        let budget = self.budgets.key(&call.source.payer());
+        let held = match budget.take(Kept::Arrivals, arrival_queue::cost(&arrival)) {
+            Ok(held) => held,
+            Err(exhausted) => return self.refused(&call, &exhausted.to_string()),
+        };
+        match call.arrivals.push(arrival, held) {
             ArrivalPush::Waits => {}
             ArrivalPush::First => {
                 let arrivals = Arc::clone(self);
                 self.tasks.spawn(async move { arrivals.take_all(&call).await });
             }
-            ArrivalPush::Full => {
-                let reason = "answers come faster than this hub checks them";
-                let error = CallError::new(Code::Overloaded, reason).delivered(Delivered::Yes);
-                self.table.end(call.key, End::Failed(error), Some(reason));
-            }
+            ArrivalPush::Full => self.refused(&call, "answers come faster than this hub checks them"),
         }
     }
 
+    /// Ends a call whose answer cannot wait for its check.
+    fn refused(&self, call: &Call, reason: &str) {
+        let error = CallError::new(Code::Overloaded, reason).delivered(Delivered::Yes);
+        self.table.end(call.key, End::Failed(error), Some(reason));
+    }
+
     async fn take_all(self: &Arc<Self>, call: &Arc<Call>) {
-        let mut next = call.arrivals.pop(&self.bytes);
-        while let Some(arrival) = next {
-            // The queue of a call that has ended is emptied all the same: others need the room.
+        let mut next = call.arrivals.pop();
+        while let Some((arrival, held)) = next {
+            // The queue of a call that has ended is emptied all the same: other calls need the room.
             let taken = if arrival_queue::cost(&arrival) < LARGE {
                 catch_unwind(AssertUnwindSafe(|| self.take_one(call, &arrival))).is_ok()
             } else {
+                let place = self.checks.place(&call.source.payer()).await;
                 let (arrivals, call) = (Arc::clone(self), Arc::clone(call));
                 let take = move || arrivals.take_one(&call, &arrival);
-                tokio::task::spawn_blocking(take).await.is_ok()
+                let taken = tokio::task::spawn_blocking(take).await.is_ok();
+                // Only now: its thread is free for the next one.
+                drop(place);
+                taken
             };
+            drop(held);
             if !taken {
                 tracing::error!(call.key = call.key, operation = %call.operation.name, "checking an answer panicked");
                 let error = CallError::new(Code::Internal, "the answer could not be checked");
@@ -93,38 +110,41 @@ impl Arrivals {
                     Some("its answer cannot be checked"),
                 );
             }
-            next = call.arrivals.pop(&self.bytes);
+            next = call.arrivals.pop();
             if next.is_some() {
-                // Another call's turn.
+                // Lets another call have its turn.
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// The hub that has an attempt of a call says that its spoke is lost; the error is the call's, unless it goes elsewhere.
-    fn lost(&self, call: &Arc<Call>, attempt: u8, error: CallError) -> Result<(), CallError> {
+    /// The hub that has an attempt of a call says that its spoke is lost: the call goes elsewhere, or ends with the
+    /// error.
+    fn lost(&self, call: &Arc<Call>, attempt: u8, request_id: RequestId, error: CallError) {
         let from = {
             let leg = call.leg.lock();
             leg.to.instance().filter(|_| leg.resent == attempt).cloned()
         };
-        // It has ended, or is somewhere else by now.
-        let Some(from) = from else { return Ok(()) };
-        let sent_again = self.placement.lost(call, &from, Excluded::Registration(&from));
-        sent_again.map_err(|reason| reason.told(error))
+        // The call has ended, or is somewhere else by now.
+        let Some(from) = from else { return };
+        let (answers, ends) = (Arc::clone(&self.answers), Arc::clone(call));
+        self.placement.lost_there(call, &from, move |reason| {
+            let error = reason.told(error);
+            answers.take(&ends, Frame::Failed { request_id, error }, Some(attempt));
+        });
     }
 
-    fn take_one(&self, call: &Arc<Call>, (attempt, frame): &Arrival) {
-        // What is late of an attempt says nothing of the one that runs now.
-        if !self.table.contains(call.key) || call.leg.lock().resent != *attempt {
+    fn take_one(&self, call: &Arc<Call>, arrival: &Arrival) {
+        let attempt = arrival.attempt;
+        // A late message about an earlier attempt says nothing about the current one.
+        if !self.table.contains(call.key) || call.leg.lock().resent != attempt {
             return;
         }
-        match relay::answer(frame) {
+        match relay::answer(&arrival.frame) {
             Ok(Frame::Failed { request_id, error }) if loss::is_loss(&error) => {
-                if let Err(error) = self.lost(call, *attempt, error) {
-                    self.answers.take(call, Frame::Failed { request_id, error });
-                }
+                self.lost(call, attempt, request_id, error);
             }
-            Ok(frame) => self.answers.take(call, frame),
+            Ok(frame) => self.answers.take(call, frame, (!arrival.is_late).then_some(attempt)),
             Err(error) => {
                 tracing::warn!(%error, "an answer of another hub was not understood");
                 let error = CallError::new(Code::Internal, "an answer of the spoke's hub could not be read");

@@ -1,14 +1,16 @@
-//! Answers to calls whose hub is gone: a spoke that got a call from that hub has come to another one, and brings them.
+//! Answers to calls whose hub is gone: a spoke that got a call from that hub has come to another one, and brings its
+//! answer.
 //!
-//! The id by which the spoke knows the call says which hub its caller is on ([`LegIds`]). The hub that the spoke has come to
-//! hands the answer on to that one, where the call runs until the other hub is known to be gone, or its deadline has passed.
+//! The id by which the spoke knows the call says on which hub its caller is ([`LegIds`]). The hub that the spoke has
+//! come to passes the answer on to that hub. There the call runs until the hub in between is known to be gone, or until
+//! its deadline.
 //!
 //! Invariants
-//! - An answer is taken of the very instance that the call was sent to, or of the other session of the same program, as the hub
-//!   that has its connection says.
-//! - Nothing is taken for a subscription: items may be lost with the hub that is gone.
-//! - An answer that nobody waits for any more changes nothing, and a session hands on no more than its peer may have
-//!   kept: an id proves nothing until the hub of the caller has seen it.
+//! - An answer is accepted only from the very instance that the call was sent to, or from the other session of the same
+//!   program, according to the hub that has its connection.
+//! - No answer is accepted for a subscription: items may have been lost with the hub that is gone.
+//! - An answer that nobody waits for any more changes nothing. And a session passes on no more than its peer may have
+//!   kept, because an id proves nothing until the caller's hub has seen it.
 
 use std::sync::Arc;
 
@@ -21,10 +23,11 @@ use crate::leg::call::To;
 use crate::leg::call_id::LegIds;
 use crate::leg::table::CallTable;
 use crate::relay::Relay;
+use crate::relay::arrival_queue::Arrival;
 use crate::relay::arrivals::Arrivals;
 use crate::session::{Session, spoken};
 
-/// Takes and hands on late answers. Cheap to clone.
+/// Takes late answers and passes them on. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct LateAnswers {
     pub(crate) hub: HubId,
@@ -38,11 +41,11 @@ pub(crate) struct LateAnswers {
 // === impl LateAnswers ===
 
 impl LateAnswers {
-    /// Takes a message of a spoke of this hub about a call that another hub has sent it.
+    /// Takes a message from a spoke of this hub about a call that it got from another hub.
     pub(crate) fn received(&self, session: &Session, frame: Frame) {
         let id = match &frame {
             Frame::Responded { request_id, .. } | Frame::Failed { request_id, .. } => request_id.clone(),
-            // Without an answer the call ends as one whose fate is unknown.
+            // Without an answer, the call ends as one whose fate is unknown.
             _ => return,
         };
         let Some(origin) = self.legs.origin(&id) else { return };
@@ -60,7 +63,7 @@ impl LateAnswers {
         }
     }
 
-    /// An instance that has come to some hub brings the answer to a call of this one.
+    /// Takes the answer to a call of this hub, brought by an instance that has come to some hub.
     pub(crate) fn arrived(&self, key: u64, (spoke, instance): (&SpokeName, &InstanceId), frame: Bytes) {
         let Some(call) = self.table.get(key).filter(|call| !call.operation.is_subscription()) else {
             return;
@@ -75,7 +78,12 @@ impl LateAnswers {
             }
         };
         tracing::debug!(spoke.id = %spoke, instance.id = %instance, "a spoke brings an answer whose hub is gone");
-        self.arrivals.arrived(call, attempt, frame);
+        let arrival = Arrival {
+            attempt,
+            is_late: true,
+            frame,
+        };
+        self.arrivals.arrived(call, arrival);
     }
 }
 
@@ -84,12 +92,12 @@ fn is_of(sent_to: &InstanceId, instance: &InstanceId) -> bool {
     sent_to == instance || sent_to.twin().as_ref() == Some(instance)
 }
 
-/// The answer as hubs hand it on, within the bounds that hold for spokes.
+/// The answer as hubs pass it on, within the bounds that hold for what spokes say.
 fn answer(mut frame: Frame, key: u64) -> Bytes {
     let id = key.to_string();
     match &mut frame {
         Frame::Failed { error, .. } => {
-            // What the operation declares is not known here.
+            // This hub does not know which errors the operation declares.
             spoken::bound(error, &[]);
             encode::call_error(Dialect::Payload, &id, error)
         }

@@ -1,7 +1,7 @@
-//! The messages about calls between hubs: one line, then a frame where there is one.
+//! The messages between hubs about calls: one line, then a frame if there is one.
 //!
 //! ```text
-//! call {key} {attempt} {id} {root} {parent or -} {generation} {spoke} {instance} {detach?}\n{call.requested}
+//! call {key} {attempt} {id} {root} {parent or -} {generation} {spoke} {instance} {detach?} {lost?}\n{call.requested}
 //! answer {key} {attempt}\n{call.responded, call.completed, call.error or call.aborted}
 //! abort {key}\n
 //! moved {key} {attempt}\n{here?}
@@ -10,16 +10,18 @@
 //! callable {key} {yes or no}\n
 //! ```
 //!
-//! `here` is there when the registration is there too, and somebody else is to take the call first.
+//! `here` says that the registration is on that hub, but somebody else is to take the call first if anybody can.
 //!
-//! `late` is sent by the hub that an instance has come to, about a call that it got from a hub which is gone.
+//! `late` comes from the hub that an instance has come to, and is about a call that the instance got from a hub which
+//! is gone.
 //!
-//! The last two are about a registration: can it be called through the other hub? The key is the asker's.
+//! The last two are about a registration: can it be called through the other hub? The key is that of the hub that asks.
 //!
-//! A line that begins with `session` is of [`SessionMessage`].
+//! A line that begins with `session` is that of a [`SessionMessage`].
 //!
-//! `detach` is there when the call goes on without its caller ([`OnDisconnect`]). The key is the one by which the
-//! caller's hub knows the call, whichever of the two sends the message.
+//! `detach` says that the call goes on without its caller ([`OnDisconnect`]). `lost` says that it was sent again once
+//! because a spoke that may have got it was lost, which does not keep the holder from giving it back. The key is the
+//! one by which the caller's hub knows the call, whichever of the two hubs sends the message.
 
 use alkhub_protocol::frame::{self, Requested};
 use alkhub_protocol::{Frame, HubId, InstanceId, OnDisconnect, SpokeName};
@@ -28,29 +30,33 @@ use bytes::Bytes;
 use crate::leg::call_id::CallId;
 use crate::session::message::{self as session_message, SessionMessage};
 
-/// Longest line: two names of 128 bytes at most, three ids of 36, three numbers, two words.
+/// The longest line: at most two names of 128 bytes, three ids of 36, three numbers and three words.
 const LINE_LIMIT: usize = 512;
 
-/// In place of a parent's id.
+/// Stands in place of a parent's id.
 const NO_PARENT: &str = "-";
 
 /// Whether a registration can be called.
 const YES: &str = "yes";
 const NO: &str = "no";
 
-/// After the line of a call that is given back, where it can come again. A hub that does not know these reads the line alone.
+/// What follows the line of a call that is given back and can come again. A hub that does not know these words reads
+/// only the line.
 const READY: &[u8] = b"ready";
 const RECONNECTING: &[u8] = b"reconnecting";
 
-/// The last word of a call that goes on without its caller.
+/// The last word of the line of a call that goes on without its caller.
 const DETACH: &str = "detach";
 
-/// The state of a registration on the hub that gives its call back.
+/// The last word of a call that was sent again after a loss.
+const LOST: &str = "lost";
+
+/// The state of a registration on the hub that gives back a call for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegistrationStanding {
-    /// It is not there.
+    /// It is gone.
     Gone,
-    /// It takes the call again, where nobody else does.
+    /// It takes the call again if nobody else does.
     Ready,
     /// The same, but its connection is lost.
     Reconnecting,
@@ -64,28 +70,29 @@ pub(crate) enum RelayMessage {
         call: RelayedCall,
         requested: Box<Requested>,
     },
-    /// To the holder: the caller left, or the deadline passed.
+    /// To the holder: the caller has left, or the deadline has passed.
     Abort { from: HubId, key: u64 },
-    /// Back: what the spoke answered, or why the holder has no answer; to be read by [`answer`], for its size is the spoke's
-    /// choice.
+    /// Back: what the spoke answered, or why the holder has no answer. To be read by [`answer`], because its size is up
+    /// to the spoke.
     Answer { call: RemoteCall, frame: Bytes },
-    /// Back: the registration is not there, or it is and somebody else is to take the call if anybody does.
+    /// Back: the registration is gone; or it is here, and somebody else is to take the call if anybody can.
     Moved {
         call: RemoteCall,
         standing: RegistrationStanding,
     },
-    /// To the caller's hub: what an instance answered that has come to another hub than the one from which it got the call.
+    /// To the caller's hub: the answer of an instance that has come to another hub than the one from which it got the
+    /// call.
     Late {
         key: u64,
         spoke: SpokeName,
         instance: InstanceId,
         frame: Bytes,
     },
-    /// Of a session that moves.
+    /// About a session that moves.
     Session { from: HubId, message: SessionMessage },
-    /// A hub asks to be told when a registration of its can be called here.
+    /// A hub asks to be told when one of its registrations can be called here.
     Ask { from: HubId, key: u64, about: Destination },
-    /// Back: it can, or it cannot and will not.
+    /// Back: it can be called, or it cannot and never will.
     Callable { from: HubId, key: u64, can: bool },
 }
 
@@ -94,22 +101,24 @@ pub(crate) enum RelayMessage {
 pub(crate) struct RemoteCall {
     /// The other hub.
     pub(crate) hub: HubId,
-    /// By which the caller's hub knows it.
+    /// The key by which the caller's hub knows it.
     pub(crate) key: u64,
-    /// How often the call had been sent again before.
+    /// How often the call had already been sent again.
     pub(crate) attempt: u8,
 }
 
-/// A call on its way to the holder, less what it asks for.
+/// A call on its way to the holder, without what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelayedCall {
     pub(crate) remote: RemoteCall,
     pub(crate) id: CallId,
     pub(crate) to: Destination,
     pub(crate) on_disconnect: OnDisconnect,
+    /// Whether one of the attempts before was lost with its spoke.
+    pub(crate) was_lost: bool,
 }
 
-/// The registration that a call is for.
+/// The registration to which a call goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
     pub(crate) spoke: SpokeName,
@@ -126,6 +135,7 @@ pub(super) enum Header {
         id: CallId,
         to: Destination,
         on_disconnect: OnDisconnect,
+        was_lost: bool,
     },
     Abort {
         key: u64,
@@ -153,7 +163,7 @@ pub(super) enum Header {
     },
 }
 
-/// Why a message is not read.
+/// Why a message cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the message has no valid header")]
@@ -167,7 +177,7 @@ pub(crate) enum Error {
 // === impl RegistrationStanding ===
 
 impl RegistrationStanding {
-    /// After the line.
+    /// What follows the line.
     pub(super) fn written(self) -> &'static [u8] {
         match self {
             Self::Gone => &[],
@@ -185,10 +195,19 @@ impl RegistrationStanding {
     }
 }
 
+// === impl RelayedCall ===
+
+impl RelayedCall {
+    /// Whether the holder may give it back: nobody had got it yet whenever it was sent again, but for a loss.
+    pub(crate) fn may_come_back(&self) -> bool {
+        self.remote.attempt == u8::from(self.was_lost)
+    }
+}
+
 // === impl Header ===
 
 impl Header {
-    /// The line, its end included.
+    /// The line, including its end.
     pub(super) fn encode(&self) -> Vec<u8> {
         use std::fmt::Write as _;
 
@@ -200,6 +219,7 @@ impl Header {
                 id,
                 to,
                 on_disconnect,
+                was_lost,
             } => {
                 let CallId { id, root, parent } = id;
                 let parent = parent.as_ref().map(ToString::to_string);
@@ -213,8 +233,9 @@ impl Header {
                     OnDisconnect::Abort => "",
                     OnDisconnect::Detach => " detach",
                 };
+                let lost = if *was_lost { " lost" } else { "" };
                 let call = format_args!("call {key} {attempt} {id} {root} {parent} {generation}");
-                writeln!(line, "{call} {spoke} {instance}{detach}")
+                writeln!(line, "{call} {spoke} {instance}{detach}{lost}")
             }
             Self::Abort { key } => writeln!(line, "abort {key}"),
             Self::Answer { key, attempt } => writeln!(line, "answer {key} {attempt}"),
@@ -235,7 +256,7 @@ impl Header {
     }
 
     fn decode(line: &str) -> Option<Self> {
-        let mut fields = line.split(' ');
+        let mut fields = line.split(' ').peekable();
         let mut field = || fields.next();
         let header = match field()? {
             "call" => Self::Call {
@@ -250,11 +271,11 @@ impl Header {
                     },
                 },
                 to: Destination::read(&mut field)?,
-                on_disconnect: match field() {
+                on_disconnect: match fields.next_if_eq(&DETACH) {
                     None => OnDisconnect::Abort,
-                    Some(DETACH) => OnDisconnect::Detach,
-                    Some(_) => return None,
+                    Some(_) => OnDisconnect::Detach,
                 },
+                was_lost: fields.next_if_eq(&LOST).is_some(),
             },
             "abort" => Self::Abort {
                 key: field()?.parse().ok()?,
@@ -286,7 +307,7 @@ impl Header {
             },
             _ => return None,
         };
-        field().is_none().then_some(header)
+        fields.next().is_none().then_some(header)
     }
 }
 
@@ -305,7 +326,7 @@ impl Destination {
 // === impl RelayMessage ===
 
 impl RelayMessage {
-    /// Reads a message of a hub; payloads share its bytes.
+    /// Reads a message from a hub; payloads share its bytes.
     pub(crate) fn decode(from: HubId, message: &Bytes) -> Result<Self, Error> {
         let start = &message[..message.len().min(LINE_LIMIT)];
         let end = start.iter().position(|&byte| byte == b'\n').ok_or(Error::Header)?;
@@ -327,12 +348,14 @@ impl RelayMessage {
                 id,
                 to,
                 on_disconnect,
+                was_lost,
             } => Self::Call {
                 call: RelayedCall {
                     remote: remote(key, attempt),
                     id,
                     to,
                     on_disconnect,
+                    was_lost,
                 },
                 requested: match Frame::decode(&frame)?.0 {
                     Frame::Requested(requested) => Box::new(requested),
@@ -360,7 +383,7 @@ impl RelayMessage {
     }
 }
 
-/// Reads what came back of a call.
+/// Reads what came back for a call.
 pub(crate) fn answer(frame: &Bytes) -> Result<Frame, Error> {
     match Frame::decode(frame)?.0 {
         frame @ (Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. } | Frame::Aborted { .. }) => {
@@ -399,7 +422,7 @@ mod tests {
         }
     }
 
-    /// Of a call that another one led to.
+    /// The id of a call that another call led to.
     fn id() -> CallId {
         CallId {
             id: Uuid::from_u128(3),
@@ -424,6 +447,7 @@ mod tests {
             id: id(),
             to: to(),
             on_disconnect: OnDisconnect::Detach,
+            was_lost: true,
         };
 
         let message = read(&header, &frame).expect("valid");
@@ -436,6 +460,7 @@ mod tests {
             id: id(),
             to: to(),
             on_disconnect: OnDisconnect::Detach,
+            was_lost: true,
         };
         assert_eq!(call, sent);
         assert_eq!(requested.input, Some(input));
@@ -515,6 +540,7 @@ mod tests {
             id: id(),
             to: to(),
             on_disconnect: OnDisconnect::Detach,
+            was_lost: true,
         };
         let aborted = encode::call_aborted(Dialect::Payload, "7", None);
         assert!(matches!(read(&call, &aborted), Err(Error::Unexpected)));

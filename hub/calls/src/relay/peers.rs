@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::admission::quota::{KeyPlace, Quota};
 use crate::directory::compiled::Specs;
 use crate::directory::operation::Operation;
 use crate::directory::{Directory, Instance};
-use crate::leg::call::{Call, CallParts, CallSource, CallTimes, TimeLimits, To};
+use crate::leg::call::{self, Call, CallParts, CallSource, CallTimes, TimeLimits, To};
 use crate::leg::departure::Departures;
 use crate::leg::input::{Input, bare_bytes};
 use crate::leg::outcome::End;
@@ -22,6 +23,7 @@ use crate::leg::placement::{NotPlaced, Placement};
 use crate::leg::sink::Sink;
 use crate::leg::table::CallTable;
 use crate::metrics::{Direction, Metrics};
+use crate::relay::arrival_queue::Arrival;
 use crate::relay::arrivals::Arrivals;
 use crate::relay::late::LateAnswers;
 use crate::relay::visibility::Visibility;
@@ -30,7 +32,7 @@ use crate::session::Session;
 use crate::session::message::SessionMessage;
 use crate::session::moves::Moves;
 
-/// Why a spoke gets no call for which as much waits as may.
+/// The error of a call whose spoke already has as much waiting as it may.
 const UNREAD: &str = "the spoke does not read as fast as it is called (`server.outbox-messages`, \
                       `server.outbox-bytes`, `budget.key-bytes`)";
 
@@ -50,7 +52,9 @@ pub(crate) struct Peers {
     pub(crate) moves: Moves,
     pub(crate) visibility: Arc<Visibility>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Calls of other hubs that run here at most.
+    /// The calls of other hubs that run here, by their callers' keys.
+    pub(crate) relayed: Quota,
+    /// The most of them.
     pub(crate) limit: usize,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -59,8 +63,8 @@ pub(crate) struct Peers {
 // === impl Peers ===
 
 impl Peers {
-    /// Takes the messages of other hubs until the end. Everything passes here: what costs more than a look into a table
-    /// is done beside it.
+    /// Takes the messages of other hubs until the end. Every one of them passes here, so whatever costs more than a
+    /// look into a table is done elsewhere.
     pub(crate) async fn run(self) {
         let mut incoming = self.cluster.incoming().expect("nobody else reads what hubs send");
         while let Some(event) = self.stop.run_until_cancelled(incoming.next()).await {
@@ -91,10 +95,16 @@ impl Peers {
                     self.table.end(local, End::Silent, Some("the caller ended the call"));
                 }
             }
-            // Of a call that has ended here its holder learns by an abort, which is on its way.
+            // If the call has ended here, its holder learns of that by an abort, which is on its way.
             Ok(RelayMessage::Answer { call: remote, frame }) => {
                 if let Some((call, _)) = self.call_at(&remote) {
-                    self.arrivals.arrived(call, remote.attempt, frame);
+                    let attempt = remote.attempt;
+                    let arrival = Arrival {
+                        attempt,
+                        is_late: false,
+                        frame,
+                    };
+                    self.arrivals.arrived(call, arrival);
                 }
             }
             Ok(RelayMessage::Moved { call: remote, standing }) => {
@@ -115,7 +125,7 @@ impl Peers {
         }
     }
 
-    /// A call, or a claim, that nobody received.
+    /// Takes back a call, or a claim, that nobody received.
     fn came_back(&self, hub: HubId, message: &Bytes) {
         match RelayMessage::decode(hub, message) {
             Ok(RelayMessage::Call { call: relayed, .. }) => {
@@ -132,7 +142,7 @@ impl Peers {
         }
     }
 
-    /// The call of this hub that runs on another one, and the registration that it was sent to.
+    /// A call of this hub that runs on another one, and the registration to which it was sent.
     fn call_at(&self, remote: &RemoteCall) -> Option<(Arc<Call>, Arc<Instance>)> {
         let call = self.table.get(remote.key)?;
         let instance = {
@@ -155,8 +165,8 @@ impl Peers {
             return self.not_here(remote, to, &requested);
         };
         let target = requested.target.as_ref();
-        if remote.attempt == 0 && self.gives_way(&instance) && self.placement.has_another(&operation, target, &instance)
-        {
+        let gives_way = relayed.may_come_back() && self.gives_way(&instance);
+        if gives_way && self.placement.has_another(&operation, target, &instance) {
             let standing = if instance.is_reconnecting() {
                 RegistrationStanding::Reconnecting
             } else {
@@ -174,7 +184,7 @@ impl Peers {
                 let error = overloaded(UNREAD);
                 self.table.end(call.key, End::Failed(error), None);
             }
-            // Only an instance with a connection to this hub is placed here.
+            // Only instances with a connection to this hub are placed here.
             Err(NotPlaced::Gone | NotPlaced::Unreachable | NotPlaced::Exhausted) => {
                 self.table.end(call.key, End::Silent, None);
                 self.relay.give_back(remote, RegistrationStanding::Gone);
@@ -182,7 +192,8 @@ impl Peers {
         }
     }
 
-    /// A call is for a registration that is not here, or not yet: then it comes back once that is.
+    /// Gives back a call for a registration that is not here. If one is just being entered, that happens afterwards, so
+    /// that the call can come again.
     fn not_here(&self, remote: &RemoteCall, to: &Destination, requested: &Requested) {
         let over = self.directory.entering.over(&to.spoke, &to.instance);
         let Some(over) = over else {
@@ -202,10 +213,10 @@ impl Peers {
         });
     }
 
-    /// The registration that a call is for, when it is here, and the operation that it offers.
+    /// The registration that a call is for, if it is here, and the operation that it offers.
     fn offered(&self, to: &Destination, requested: &Requested) -> Option<(Arc<Instance>, Arc<Operation>)> {
         let held = self.directory.instance(&to.spoke, &to.instance)?;
-        // Its hub may not know yet that the instance has registered anew, or has changed what it offers.
+        // The caller's hub may not know yet that the instance has registered anew, or has changed what it offers.
         if held.session.is_none() || !held.has_offered(&requested.operation, to.generation) {
             return None;
         }
@@ -213,8 +224,8 @@ impl Peers {
         Some((held, operation))
     }
 
-    /// Whether a call is for somebody else, if anybody can take it: its hub, which may not know yet, is told so once. Of the
-    /// slots it knows those of its own calls.
+    /// Whether a call is for somebody else, if anybody can take it. The caller's hub may not know that yet, and is told
+    /// so once; it also knows only the slots that its own calls take.
     fn gives_way(&self, instance: &Instance) -> bool {
         let is_leaving = |session: &Arc<Session>| session.outbox.is_leaving();
         instance.is_reconnecting()
@@ -223,8 +234,20 @@ impl Peers {
             || self.cluster.draining().contains(&instance.entry.hub)
     }
 
-    /// Enters a call with a slot of its instance, charged to the caller's key as if it had called here: no key takes what
-    /// the others of its hub need.
+    /// A place for one more call of another hub. A key has as many as it leaves free at most, so no key takes what the
+    /// others of its hub need.
+    fn place(&self, payer: &Arc<str>) -> Result<KeyPlace, CallError> {
+        let free = self.limit.saturating_sub(self.table.inbound());
+        self.relayed.take_share(payer, free).ok_or_else(|| match free {
+            0 => overloaded("the hub of the spoke runs as many calls of other hubs as it may (`calls.relay-queue`)"),
+            _ => overloaded(
+                "the key has its share of the calls of other hubs that the hub of the spoke runs \
+                 (`calls.relay-queue`)",
+            ),
+        })
+    }
+
+    /// Enters a call with a slot of its instance. It is charged to the caller's key as if it had been made here.
     fn enter(
         &self,
         relayed: &RelayedCall,
@@ -232,22 +255,15 @@ impl Peers {
         operation: Arc<Operation>,
         instance: &Instance,
     ) -> Result<Arc<Call>, CallError> {
-        if self.table.inbound() >= self.limit {
-            return Err(overloaded(
-                "the hub of the spoke runs as many calls of other hubs as it may (`calls.relay-queue`)",
-            ));
-        }
+        let identity = requested.identity.take();
+        let payer = call::payer(&relayed.remote.hub, identity.as_deref());
+        let inbound = self.place(&payer)?;
         if !instance.load.reserve(instance.slots()) {
             return Err(overloaded("the spoke runs as many calls as it takes at once"));
         }
-        let identity = requested.identity.take();
         let request = CallRequest {
             on_disconnect: relayed.on_disconnect,
             ..requested.into_request(0)
-        };
-        let payer = match &identity {
-            Some(identity) => Arc::from(identity.id.as_str()),
-            None => Arc::from(format!("hub {}", relayed.remote.hub)),
         };
         let bytes = request.input_or_null().len() + bare_bytes(&request);
         let place = self
@@ -265,6 +281,8 @@ impl Peers {
             source: CallSource::Hub {
                 call: relayed.remote.clone(),
                 identity,
+                may_come_back: relayed.may_come_back(),
+                place: inbound,
             },
             operation,
             request,

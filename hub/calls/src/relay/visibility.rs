@@ -1,14 +1,14 @@
-//! Whether a registration of this hub can be called through the others, asked of each of them.
+//! Whether a registration of this hub can be called through the other hubs, as each of them is asked.
 //!
-//! After the directory has a registration, its hub asks every other live hub to say when it can call the instance by
-//! each operation that it offers; each answers once, when that is so. Nothing is asked twice, unless a conduit broke.
+//! Once the directory in Redis has a registration, its hub asks every other live hub to say when it can call the
+//! instance by each operation that it offers. Each answers once, when it can. Nothing is asked twice, unless a conduit
+//! broke.
 //!
 //! Invariants
-//! - An answer states a fact about its hub: the entry is in memory there, and the specifications are compiled.
-//! - A question ends with the last answer, after a second, or with the registration's connection; for one hub, with
-//!   that hub.
-//! - Registrations that wait, and answers that are owed, are bounded; whoever gets no answer learns that within a
-//!   second.
+//! - An answer states a fact about its hub: the entry is in its memory, and the specifications are compiled.
+//! - A question ends with the last answer, after a second, or with the registration's connection. For a single hub it
+//!   also ends with that hub.
+//! - Waiting registrations and answers that are owed are bounded; whoever gets no answer learns that within a second.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -26,13 +26,13 @@ use tokio_util::task::TaskTracker;
 use crate::directory::Directory;
 use crate::relay::{Destination, Relay};
 
-/// A question is open for so long.
+/// How long a question is open.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Answers that this hub may owe at once; beyond it the others wait in vain, and report that.
+/// The most answers that this hub may owe at once; any others that ask wait in vain, and report that.
 const OWED: usize = 16_384;
 
-/// Asks and answers who can call which registration.
+/// Asks and answers which hub can call which registration.
 #[derive(Debug)]
 pub(crate) struct Visibility {
     hub: HubId,
@@ -46,19 +46,19 @@ pub(crate) struct Visibility {
     owed: Arc<Semaphore>,
 }
 
-/// The questions of this hub.
+/// An open question of this hub.
 #[derive(Debug)]
 struct Question {
     about: Destination,
     /// The hubs that have not answered.
     open: BTreeSet<HubId>,
-    /// The hubs that have answered that they cannot.
+    /// The hubs that have answered that they cannot call it.
     cannot: BTreeSet<HubId>,
-    /// To who waits; gone with the last answer.
+    /// Tells whoever waits; gone with the last answer.
     done: Option<oneshot::Sender<()>>,
 }
 
-/// Ends a question, however its waiting ends.
+/// Ends a question, however the wait for it ends.
 struct Asked<'a> {
     visibility: &'a Visibility,
     key: u64,
@@ -87,8 +87,8 @@ impl Visibility {
         }
     }
 
-    /// Waits until every live hub can call a registration of this one, or for a second; the hubs that cannot then, in order.
-    /// Dropping the future ends the question.
+    /// Waits until every live hub can call a registration of this one, or for a second; returns the hubs that still
+    /// cannot then, in order. Dropping the future ends the question.
     pub(crate) async fn wait(&self, about: &Destination) -> Vec<HubId> {
         let Some((asked, answered)) = self.ask(about, || self.others()) else {
             return Vec::new();
@@ -97,7 +97,7 @@ impl Visibility {
         asked.end()
     }
 
-    /// Asks each of the other hubs; `None` where there are none.
+    /// Asks each of the other hubs; `None` if there are none.
     fn ask(
         &self,
         about: &Destination,
@@ -107,7 +107,7 @@ impl Visibility {
         let (done, answered) = oneshot::channel();
         let open = {
             let mut questions = self.questions.lock();
-            // With the lock: a hub that goes after it was seen here finds the question.
+            // Under the lock: if a hub that is seen here goes later, its end finds the question.
             let open = others();
             let question = Question {
                 about: about.clone(),
@@ -125,14 +125,13 @@ impl Visibility {
         (!open.is_empty()).then_some((asked, answered))
     }
 
-    /// The other hubs that live.
     fn others(&self) -> BTreeSet<HubId> {
         let pods = self.cluster.pods();
         let others = pods.iter().map(|pod| &pod.hub_id);
         others.filter(|hub| **hub != self.hub).cloned().collect()
     }
 
-    /// Another hub has answered.
+    /// Takes the answer of another hub.
     pub(crate) fn answered(&self, hub: &HubId, key: u64, can: bool) {
         let mut questions = self.questions.lock();
         let Some(question) = questions.get_mut(&key) else {
@@ -144,7 +143,7 @@ impl Visibility {
         question.look();
     }
 
-    /// Another hub is gone: nobody calls through it.
+    /// Another hub is gone: nobody calls through it any more.
     pub(crate) fn hub_gone(&self, hub: &HubId) {
         for question in self.questions.lock().values_mut() {
             question.cannot.remove(hub);
@@ -153,7 +152,7 @@ impl Visibility {
         }
     }
 
-    /// What was under way between this hub and another one is lost: what is open is asked again.
+    /// What was under way between this hub and another one is lost: open questions are asked again.
     pub(crate) fn conduit_broke(&self, hub: &HubId) {
         let open: Vec<(u64, Destination)> = {
             let questions = self.questions.lock();
@@ -165,7 +164,7 @@ impl Visibility {
         }
     }
 
-    /// Another hub asks; it gets its answer when this one can call the registration, or cannot for good.
+    /// Another hub asks; it gets its answer when this hub can call the registration, or never will.
     pub(crate) fn asked(self: &Arc<Self>, hub: HubId, key: u64, about: Destination) {
         let Ok(place) = Arc::clone(&self.owed).try_acquire_owned() else {
             tracing::warn!(hub.id = %hub, "too many hubs ask what can be called here");
@@ -191,12 +190,12 @@ impl Visibility {
 // === impl Question ===
 
 impl Question {
-    /// Tells who waits when nobody has to answer any more.
+    /// Tells whoever waits once no hub is left to answer.
     fn look(&mut self) {
         if self.open.is_empty()
             && let Some(done) = self.done.take()
         {
-            // Its time may be up.
+            // The wait may be over already.
             let _ = done.send(());
         }
     }
@@ -205,7 +204,7 @@ impl Question {
 // === impl Asked ===
 
 impl Asked<'_> {
-    /// Ends the question; the hubs that cannot call the registration, or have not said so.
+    /// Ends the question; returns the hubs that cannot call the registration, or have not said that they can.
     fn end(self) -> Vec<HubId> {
         let question = self.visibility.questions.lock().remove(&self.key);
         question.map_or_else(Vec::new, |Question { open, cannot, .. }| {
@@ -231,7 +230,7 @@ mod tests {
     use super::*;
     use crate::fixture::{metrics, specs};
 
-    /// Of a hub that is alone.
+    /// The visibility of a hub that is alone.
     fn visibility(host: &Host) -> Visibility {
         let (hub, events) = ("pod-a-a1".parse().expect("valid"), EventsConfig::default());
         let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
@@ -244,7 +243,7 @@ mod tests {
         Visibility::new(cluster, hub, parts, host.tasks.clone(), host.stop.clone())
     }
 
-    /// It is in the list that was read, and its end is told before the question stands.
+    /// The hub is in the list that was read, and its end is reported before the question is entered.
     #[tokio::test]
     async fn a_hub_that_goes_while_it_is_asked_holds_nobody_up() {
         let host = Host::default();

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Calls that run on an instance.
+/// How many calls run on an instance.
 #[derive(Debug, Default)]
 pub(crate) struct Load(AtomicU32);
 
-/// Slots of an instance that calls of another hub have; given back when this is dropped.
+/// The slots of an instance that another hub's calls take; given back when this is dropped.
 #[derive(Debug)]
 pub struct OccupiedSlots {
     load: Arc<Load>,
@@ -21,7 +21,7 @@ impl Load {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes a slot unless all are taken.
+    /// Takes a slot, unless all are taken.
     pub(crate) fn reserve(&self, slots: Option<u32>) -> bool {
         let slots = slots.unwrap_or(u32::MAX);
         self.0
@@ -44,7 +44,7 @@ impl OccupiedSlots {
         Self { load, occupied: 0 }
     }
 
-    /// Takes slots or gives them back, so that it has so many. Calls that run have them whether or not they are free.
+    /// Takes slots or gives some back, until it has this many. Running calls get them whether or not they are free.
     pub fn occupy(&mut self, calls: u32) {
         if calls > self.occupied {
             self.load.0.fetch_add(calls - self.occupied, Ordering::AcqRel);

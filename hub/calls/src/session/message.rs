@@ -32,91 +32,91 @@ pub(crate) const WORD: &str = "session ";
 /// In place of a request id, which has a character at least.
 const NO_ID: &str = "";
 
-/// A message of one hub to another about a session.
+/// A message from one hub to another about a session.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SessionMessage {
-    /// Who has the session? Its peer has come here.
+    /// Who has the session? Its peer has come to this hub.
     Claim {
-        /// By which the answers name the claim.
+        /// The number by which the answers name the claim.
         claim: u64,
-        /// Of the id by which the peer knows the session.
+        /// The digest of the id by which the peer knows the session.
         digest: String,
-        /// Messages of the session that the peer has received.
+        /// How many messages of the session the peer has received.
         received: u64,
         /// The id of the key that the peer has come with.
         key: String,
     },
-    /// Not this hub.
+    /// The session is not on this hub.
     Unknown {
-        /// Which claim.
+        /// The claim's number.
         claim: u64,
     },
-    /// This hub, and the peer cannot have it.
+    /// The session is on this hub, and the peer cannot have it.
     Refused {
-        /// Which claim.
+        /// The claim's number.
         claim: u64,
-        /// The reason, for the peer.
+        /// The reason, for the peer to read.
         error: CallError,
     },
-    /// A part of what the session is made of, where that is too much for one message; [`SessionMessage::Handed`] is the last.
+    /// A part of the session's state, if that is too much for one message; [`SessionMessage::Handed`] is the last part.
     Part {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
         /// The part, as JSON.
         state: Bytes,
     },
-    /// This hub has given the session up; it follows.
+    /// This hub has given up the session, which follows.
     Handed {
-        /// Which claim.
+        /// The claim's number.
         claim: u64,
-        /// By which both hubs name what goes on between them.
+        /// The number by which both hubs name what goes on between them.
         tunnel: u64,
-        /// What the session is made of, as JSON.
+        /// The session's state, as JSON.
         state: Bytes,
     },
     /// A message that the peer lacks.
     Again {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
         /// The message.
         message: Bytes,
     },
     /// A message for the peer.
     ToPeer {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
         /// The message.
         passed: PassedMessage,
     },
-    /// Everything has come.
+    /// Everything has been sent.
     Whole {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
     },
-    /// A call that the hub which the session left has on the spoke is over.
+    /// A call is over that the hub which the session left has on the spoke.
     Done {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
-        /// The call, as the spoke knows it.
+        /// The call, by the id that the spoke knows.
         leg: String,
     },
     /// Nothing of the session runs any more on the hub that it left.
     Closed {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
     },
     /// A message of the peer about a call of the hub that the session left.
     FromPeer {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
         /// How many bytes the peer has sent.
         size: usize,
-        /// As the peer has sent it; of a message over the limit the beginning.
+        /// The message as the peer has sent it; if it is over the limit, only its beginning.
         message: Bytes,
     },
-    /// The session has ended where it went.
+    /// The session has ended on the hub to which it went.
     Left {
-        /// Of which session.
+        /// The session's tunnel.
         tunnel: u64,
     },
 }
@@ -124,7 +124,7 @@ pub enum SessionMessage {
 // === impl SessionMessage ===
 
 impl SessionMessage {
-    /// The line, its end included, and what comes after it.
+    /// The line, including its end, and what follows it.
     pub(crate) fn encode(self) -> (String, Bytes) {
         let none = Bytes::new;
         match self {
@@ -158,10 +158,9 @@ impl SessionMessage {
         }
     }
 
-    /// Reads the line, less its first word and its end, and what comes after it; `None` for a message that no hub
-    /// sends.
+    /// Reads the line, without its first word and its end, and what follows it; `None` for a message that no hub sends.
     pub(crate) fn decode(line: &str, rest: Bytes) -> Option<Self> {
-        // A key's id is the last field: it may be any text without a line's end.
+        // A key's id is the last field, because it may be any text without the end of a line.
         let mut fields = line.splitn(5, ' ');
         let mut field = || fields.next();
         let message = match field()? {

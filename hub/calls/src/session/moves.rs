@@ -1,16 +1,16 @@
 //! Sessions that move from one hub to another: the messages between the hubs, and the tunnel that stays between them.
 //!
-//! The surface knows which session is meant and what it is made of; this file carries its messages. Whoever asks for a
+//! The surface knows which session is meant and what belongs to it; this file carries its messages. A hub that wants a
 //! session asks every hub, since none has to remember where a session is. The hub that has it gives it up, and from
-//! then on its outbox there leads into the tunnel: calls that ran when the session moved end where they were entered,
-//! in the order in which they would have.
+//! then on the outbox there leads into the tunnel: calls that ran when the session moved end where they were entered,
+//! in the order in which they would have ended anyway.
 //!
 //! Invariants
-//! - Messages of one session pass in their order: the conduit between two hubs keeps it.
-//! - When the conduit breaks, or a hub is gone, both ends of each tunnel between the two learn it, and a tunnel whose messages
-//!   were not taken is as good as broken.
-//! - Messages of other hubs wait for the surface's task in a bounded queue, which is charged to the hub, and never
-//!   holds up the calls of other hubs.
+//! - The messages of one session keep their order, because the conduit between two hubs keeps it.
+//! - When the conduit breaks, or a hub is gone, both ends of each tunnel between the two learn of it. A tunnel whose
+//!   messages were not accepted is as good as broken.
+//! - Messages of other hubs wait for the surface's task in a bounded queue, which is charged to the hub and never holds
+//!   up the calls of other hubs.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,16 +27,16 @@ use crate::relay::Relay;
 use crate::session::message::SessionMessage;
 use crate::session::outbox::{DeliveryState, Elsewhere, Outgoing, PassedKind, PassedMessage};
 
-/// The most that waits for the surface: a session may come at once with all that its queues hold.
+/// The most that waits for the surface: a session may come with everything that its queues hold, all at once.
 const WAITING: Limits = Limits {
     items: 65_536,
     bytes: 64 * 1024 * 1024,
 };
 
-/// The approximate cost of a message beside its bytes.
+/// The approximate cost of a message besides its bytes.
 const MESSAGE_BYTES: usize = 128;
 
-/// The messages of other hubs about sessions, and the answers to them. Cheap to clone.
+/// The messages of other hubs about sessions, and this hub's answers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Moves(Arc<Shared>);
 
@@ -45,23 +45,23 @@ pub struct Moves(Arc<Shared>);
 pub struct TunnelId {
     /// The hub at its other end.
     pub hub: HubId,
-    /// Given by the hub that the session leaves.
+    /// Its number, given by the hub that the session leaves.
     pub number: u64,
 }
 
 /// What comes from other hubs.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// A message of a hub.
+    /// A message from a hub.
     Message {
-        /// Which hub.
+        /// The hub that sent it.
         from: HubId,
-        /// What.
+        /// The message.
         message: SessionMessage,
     },
     /// Nothing that was under way between this hub and that one goes on.
     Lost {
-        /// Which hub.
+        /// That hub.
         hub: HubId,
     },
 }
@@ -73,20 +73,20 @@ struct Shared {
     relay: Arc<Relay>,
     waiting: Mutex<Waiting>,
     tunnels: AtomicU64,
-    /// Hubs that a session has gone to, or come from, since they were last lost.
+    /// The hubs that a session has gone to or come from, since each of them was last lost.
     partners: Mutex<HashSet<HubId>>,
 }
 
-/// The messages of other hubs that the surface's task has not taken.
+/// The messages of other hubs that the surface's task has not taken yet.
 #[derive(Debug)]
 struct Waiting {
     queue: Queue<SessionEvent>,
     held: Held,
-    /// Hubs of which a message found no room: their messages are dropped until the task knows.
+    /// Hubs that had a message for which there was no room: their messages are dropped until the task knows.
     overflowed: HashSet<HubId>,
 }
 
-/// The way of a session's messages to the hub that goes on with it.
+/// The path by which a session's messages get to the hub that goes on with it.
 #[derive(Debug)]
 struct Tunnel {
     moves: Moves,
@@ -107,20 +107,20 @@ impl Moves {
         }))
     }
 
-    /// The other hubs that live.
+    /// The other live hubs.
     pub fn others(&self) -> Vec<HubId> {
         let pods = self.0.cluster.pods();
         let others = pods.iter().map(|pod| &pod.hub_id);
         others.filter(|hub| **hub != self.0.hub).cloned().collect()
     }
 
-    /// Whether another hub lives that does not drain: sessions of this one can go on there.
+    /// Whether there is another live hub that does not drain, on which sessions of this one can go on.
     pub fn has_refuge(&self) -> bool {
         let pods = self.0.cluster.pods();
         pods.iter().any(|pod| pod.hub_id != self.0.hub && !pod.draining)
     }
 
-    /// A number for a tunnel from this hub, given once.
+    /// A number for a tunnel from this hub; no number is given twice.
     pub fn new_tunnel(&self) -> u64 {
         self.0.tunnels.fetch_add(1, Ordering::Relaxed)
     }
@@ -128,13 +128,13 @@ impl Moves {
     /// Says something to another hub; never waits.
     ///
     /// # Errors
-    /// [`Full`]: it was not taken. What is small always is.
+    /// [`Full`]: it was not accepted. Small messages always are.
     pub fn say(&self, to: &HubId, message: SessionMessage) -> Result<(), Full> {
         let sent = self.ask(to, message);
         sent.map_err(|(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable)| Full::Queue)
     }
 
-    /// [`Moves::say`] to whoever must know why it was not taken.
+    /// [`Moves::say`] for a caller that has to know why the message was not accepted.
     ///
     /// # Errors
     /// [`NotSent`].
@@ -148,7 +148,7 @@ impl Moves {
     /// that the writer has `kept`, then those that wait, and from now on whatever is pushed.
     ///
     /// # Errors
-    /// [`Full`]: something was not taken, and the session cannot go on anywhere.
+    /// [`Full`]: something was not accepted, and the session cannot go on anywhere.
     pub fn leave(
         &self,
         outgoing: &mut Outgoing,
@@ -164,7 +164,7 @@ impl Moves {
         outgoing.leave(elsewhere, kept, begin)
     }
 
-    /// The next event. One task asks. Dropping the future loses nothing.
+    /// The next event. Only one task may ask. Dropping the future loses nothing.
     pub async fn next(&self) -> SessionEvent {
         std::future::poll_fn(|cx| {
             let mut waiting = self.0.waiting.lock();
@@ -199,12 +199,12 @@ impl Moves {
         waiter.wake();
     }
 
-    /// The hubs with which tunnels may be open: if one of them goes silently, nothing else may show it.
+    /// The hubs to which tunnels may be open: if one of them goes silently, nothing else might show it.
     pub(crate) fn partners(&self) -> HashSet<HubId> {
         self.0.partners.lock().clone()
     }
 
-    /// Nothing that was under way between this hub and another one goes on.
+    /// Nothing that was under way between this hub and another one goes on any more.
     pub(crate) fn lost(&self, hub: HubId) {
         self.0.partners.lock().remove(&hub);
         let waiter = self.0.waiting.lock().queue.add(SessionEvent::Lost { hub });
@@ -223,7 +223,7 @@ impl Waiting {
         }
     }
 
-    /// Adds an event; else why it has no room.
+    /// Adds an event, or says why there is no room.
     fn push(&mut self, event: SessionEvent) -> Result<Waiter, String> {
         let bytes = event.bytes();
         self.queue
@@ -286,10 +286,10 @@ impl Weigh for SessionEvent {
     }
 }
 
-/// How a message is taken when much waits for the other hub.
+/// The class of a message, which decides how it is accepted when much waits for the other hub.
 fn class(message: &SessionMessage) -> Class {
     match message {
-        // It comes back at once when no hub takes it.
+        // A claim comes back at once if no hub takes it.
         SessionMessage::Claim { .. } => Class::Call,
         SessionMessage::ToPeer { passed, .. } => match passed.kind {
             PassedKind::Call | PassedKind::Item => Class::Item,

@@ -1,7 +1,7 @@
-//! Writes to the store which spokes are connected and when they were last seen: in batches, never on the call path.
+//! Writes to the store which spokes are connected and when they were last seen: in batches, and never on the call path.
 //!
 //! Invariants
-//! - A connected spoke that no resource declares has a row, even when the schema was made anew meanwhile.
+//! - A connected spoke that no resource declares has a row, even if the schema was made anew meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const COLLECT: Duration = Duration::from_millis(500);
 /// The wait after a failed write.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Spokes with news that are remembered while Postgres is away.
+/// How many spokes with news are remembered while Postgres is away.
 const NEWS: usize = 20_000;
 
 /// Comings and goings that are not written yet.
@@ -37,7 +37,7 @@ pub(crate) struct Presence {
     stop: CancellationToken,
     news: Mutex<BTreeMap<SpokeName, News>>,
     wake: Notify,
-    /// Connected spokes that no resource declares, each with the time at which it came: nobody else would make their rows.
+    /// Connected spokes that no resource declares, each with the time at which it came: only this hub makes their rows.
     undeclared: Mutex<BTreeMap<SpokeName, Timestamp>>,
 }
 
@@ -79,7 +79,7 @@ impl Presence {
 
     /// Notes that an instance of a spoke has left, unless another one is here.
     ///
-    /// That is asked where news are noted: one that comes meanwhile is noted after this.
+    /// `is_here` is asked under the lock: an instance that comes meanwhile is noted after this.
     pub(crate) fn left_unless(&self, spoke: &SpokeName, is_here: impl FnOnce() -> bool) {
         let mut undeclared = self.undeclared.lock();
         if is_here() {
@@ -89,7 +89,7 @@ impl Presence {
         self.note(spoke, |news| news.disconnected = Some(Timestamp::now()));
     }
 
-    /// The store may have lost its rows: those that only this hub would make are news again.
+    /// The store may have lost its rows: those that only this hub makes are news again.
     fn repeat(&self) {
         let undeclared = self.undeclared.lock().clone();
         for (spoke, at) in undeclared {
@@ -100,7 +100,7 @@ impl Presence {
                 }
             });
         }
-        // Whoever waits for news may have been woken for others, and lost the wake-up to this.
+        // Whoever waits for news may have been woken for other news, and the wake-up lost to this.
         self.wake.notify_one();
     }
 
@@ -114,12 +114,12 @@ impl Presence {
         }
     }
 
-    /// What failed to be written is news again, unless there is newer.
+    /// Makes what could not be written news again, unless there is newer news.
     fn put_back(&self, spoke: SpokeName, old: News) {
         self.news.lock().entry(spoke).or_insert(old);
     }
 
-    /// Writes news and heartbeats until the end, and the last news then.
+    /// Writes news and heartbeats until the hub ends, and then the last news.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut incarnation = self.store.incarnation();
         let mut heartbeat_at = Instant::now() + HEARTBEATS;
@@ -156,7 +156,7 @@ impl Presence {
             return;
         }
         if let Err(error) = self.store.spokes().touch(&heard).await {
-            // The next heartbeat says the same.
+            // The next heartbeat will say the same.
             tracing::debug!(%error, "heartbeats of spokes were not written");
         }
     }

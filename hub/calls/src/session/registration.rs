@@ -19,16 +19,17 @@ use crate::leg::outcome::End;
 use crate::leg::table::CallTable;
 use crate::relay::late::LateAnswers;
 
-/// How long a closed registration waits until the directory has noted that its spoke has left.
+/// How long a registration that is closed waits until the directory has noted that its spoke has left.
 const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
 
-/// Who is back so soon has not been away: with a network, many connections are lost and come back together.
+/// A spoke that is back this soon has not been away: when a network fails, many connections are lost and come back
+/// together.
 const BLIP: Duration = Duration::from_millis(200);
 
-/// What makes a session an instance of a spoke: dropping it, or closing it, ends the session and fails the calls that run
+/// What makes a session an instance of a spoke. Dropping or closing it ends the session, and fails the calls that run
 /// on it with `SPOKE_LOST`.
 ///
-/// A session that registers again gets a new one; the one before does nothing more then.
+/// A session that registers again gets a new one; the old one has no further effect.
 #[derive(Debug)]
 pub struct Registration {
     context: Arc<RegistrationContext>,
@@ -48,7 +49,7 @@ pub(crate) struct RegistrationContext {
     pub(crate) departures: Arc<Departures>,
     pub(crate) cluster: Cluster,
     pub(crate) tasks: TaskTracker,
-    /// For what is spawned when a session is dropped: that may happen outside the runtime.
+    /// For tasks that are spawned when a session is dropped, which may happen outside the runtime.
     pub(crate) runtime: Handle,
 }
 
@@ -69,9 +70,9 @@ impl Registration {
         self.generation
     }
 
-    /// Takes a message of the spoke about a call: responded, completed, failed, aborted. One that concerns no call that
-    /// was sent to this very session is ignored, since the answer may be late; but that of a call which the spoke got
-    /// from a hub that is gone now goes to the hub of its caller.
+    /// Takes a message of the spoke about a call: responded, completed, failed or aborted. It is ignored if the call
+    /// was not sent over this very session, since answers may be late. But if the spoke got the call from a hub that is
+    /// now gone, the answer goes to the hub of the call's caller.
     pub fn received(&self, mut frame: Frame) {
         let id = match &frame {
             Frame::Responded { request_id, .. }
@@ -81,47 +82,56 @@ impl Registration {
             _ => return,
         };
         self.session.hear();
-        if let Some(call) = self.call(id) {
-            if let Frame::Failed { error, .. } = &mut frame {
-                spoken::bound(error, &call.operation.spec.error_schemas);
-            }
-            self.context.answers.take(&call, frame);
-        } else {
-            self.context.late.received(&self.session, frame);
+        let Some((call, attempt)) = self.call(id) else {
+            return self.context.late.received(&self.session, frame);
+        };
+        // That an earlier attempt came to nothing says nothing about the present one.
+        if attempt.is_none() && matches!(frame, Frame::Completed { .. } | Frame::Aborted { .. }) {
+            return;
         }
+        if let Frame::Failed { error, .. } = &mut frame {
+            spoken::bound(error, &call.operation.spec.error_schemas);
+        }
+        self.context.answers.take(&call, frame, attempt);
     }
 
-    /// Takes a message of the spoke about a call that cannot be read: the call ends, for its answer is lost.
+    /// Takes a message of the spoke about a call that cannot be read: the call ends, because its answer is lost.
     pub fn broken(&self, request_id: &RequestId, fault: &CallError) {
         self.session.hear();
-        if let Some(call) = self.call(request_id) {
+        if let Some((call, attempt)) = self.call(request_id) {
             let code = match fault.code {
                 Code::PayloadTooLarge => Code::PayloadTooLarge,
                 _ => Code::OutputInvalid,
             };
             let message = format!("the spoke's answer cannot be read: {}", fault.message);
             let mut error = CallError::new(code, message).delivered(Delivered::Yes);
-            // Nothing that the caller sent is too large.
+            // A declared status, because nothing that the caller sent was too large.
             error.declared_status = Some(BAD_GATEWAY);
-            let running = call.operation.is_subscription().then_some("an item cannot be read");
-            self.context.table.end(call.key, End::Failed(error), running);
+            let end = End::Failed(error);
+            if call.operation.is_subscription() {
+                self.context.table.end(call.key, end, Some("an item cannot be read"));
+            } else {
+                self.context.table.answered(call.key, end, attempt);
+            }
         }
     }
 
-    /// The running call that the spoke means.
-    fn call(&self, id: &RequestId) -> Option<Arc<Call>> {
+    /// The running call that the spoke means, and the attempt: none if the spoke means an earlier one than the present.
+    fn call(&self, id: &RequestId) -> Option<(Arc<Call>, Option<u8>)> {
         let key = self.context.legs.key(id)?;
-        self.context.table.on(&self.session, key)
+        let (call, attempt) = self.context.table.attempt_on(&self.session, key)?;
+        let is_present = LegIds::is_again(id) == call.was_lost();
+        Some((call, is_present.then_some(attempt)))
     }
 
-    /// Its record, while that is the one of the instance.
+    /// Its record, if that is still the current one of the instance.
     pub(crate) fn entry(&self) -> Option<DirectoryEntry> {
         let (spoke, instance) = (&self.session.spoke, &self.session.instance);
         let held = self.context.departures.directory.instance(spoke, instance)?;
         held.is_of(&self.session).then(|| held.entry.clone())
     }
 
-    /// The calls that run on it, as the spoke knows them.
+    /// The ids of the calls that run on it, as the spoke knows them.
     pub fn running(&self) -> Vec<String> {
         let RegistrationContext { table, legs, .. } = &*self.context;
         let running = self.session.running().into_iter();
@@ -129,18 +139,18 @@ impl Registration {
         running.map(|call| call.leg_id(legs)).collect()
     }
 
-    /// Whether nothing runs on it and nobody on this hub is sent to it any more: another registration of the instance has
-    /// taken its place.
+    /// Whether nothing runs on it, and no call of this hub is sent to it any more because another registration of the
+    /// instance has taken its place.
     pub fn is_over(&self) -> bool {
         self.entry().is_none() && self.session.running().is_empty()
     }
 
-    /// The slots of its instance, for calls that the hub which it came from has running on it.
+    /// The slots of its instance, for the calls that the hub from which it came still has running on it.
     pub fn slots(&self) -> OccupiedSlots {
         OccupiedSlots::new(&self.session.load)
     }
 
-    /// The session that it is of.
+    /// Its session.
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
     }
@@ -150,13 +160,13 @@ impl Registration {
         self.session.generation() == self.generation
     }
 
-    /// Notes that the spoke has sent something; written to the store once a minute at most.
+    /// Notes that the spoke has sent something; this is written to the store at most once a minute.
     pub fn heartbeat(&self) {
         self.session.hear();
     }
 
-    /// Notes whether the connection of the spoke is lost, and whoever serves the session waits for another one: all hubs learn
-    /// it, and prefer other instances. The last word counts.
+    /// Notes whether the connection of the spoke is lost while its session waits for another one. All hubs learn of it,
+    /// and prefer other instances. The last call counts.
     pub fn set_reconnecting(&self, is_reconnecting: bool) {
         let Some(told) = self.session.set_reconnecting(is_reconnecting, self.generation) else {
             return;
@@ -168,18 +178,18 @@ impl Registration {
                 tokio::time::sleep(BLIP).await;
             }
             let instance = (session.spoke.clone(), session.instance.clone());
-            // It fails only while the hub ends.
+            // This fails only while the hub ends.
             drop(cluster.state_changed(instance, generation, told).await);
         };
         self.context.tasks.spawn_on(tell, &self.context.runtime);
     }
 
-    /// Ends the registration: running calls fail at once, then the directory learns it. Dropping the future leaves the
-    /// rest to a task.
+    /// Ends the registration: running calls fail at once, and then the directory learns of it. If the future is
+    /// dropped, a task does the rest.
     pub async fn close(self, reason: &str) {
         tracing::debug!(spoke.id = %self.session.spoke, instance.id = %self.session.instance, reason, "a spoke's session is closed");
         let Some(unregistered) = self.end() else { return };
-        // The task goes on when this is dropped.
+        // The task goes on even if this is dropped.
         if tokio::time::timeout(UNREGISTER_WAIT, unregistered).await.is_err() {
             tracing::warn!(spoke.id = %self.session.spoke, "the directory has not noted yet that a spoke left");
         }
@@ -187,8 +197,8 @@ impl Registration {
 
     /// Ends the registration, once, unless a later one of the session has taken over.
     ///
-    /// The session may have ended already, by an earlier registration or by a newer session of the instance: the record of this
-    /// one is taken away all the same.
+    /// The session may have ended already, by an earlier registration or by a newer session of the instance. The record
+    /// of this registration is taken away all the same.
     fn end(&self) -> Option<tokio::task::JoinHandle<()>> {
         if self.ended.swap(true, Ordering::AcqRel) || self.session.generation() != self.generation {
             return None;
@@ -198,8 +208,9 @@ impl Registration {
         }
         let (cluster, session) = (self.context.cluster.clone(), Arc::clone(&self.session));
         let generation = self.generation;
-        // Fenced: a later registration of the instance stays. Not given up in time, however many wait before it: the
-        // record would be asserted again and again, of a spoke that is not there. The directory bounds each of its waits.
+        // This is fenced, so a later registration of the instance stays. There is no time limit, however many wait
+        // before it: otherwise the record of a spoke that is gone would be asserted again and again. The directory
+        // bounds each of its waits.
         let unregister = async move {
             let unregistered = cluster.unregister(&session.spoke, &session.instance, generation).await;
             if let Err(error) = unregistered {

@@ -16,7 +16,7 @@ use crate::session::outbox::Outbox;
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     all: DashMap<Arc<str>, Arc<Session>>,
-    /// Those whose connections are lost, and that wait for their peers.
+    /// Those that have lost their connections, and wait for their peers.
     reconnecting: Mutex<HashMap<Arc<str>, Arc<Session>>>,
     pub(crate) turns: Arc<Turns>,
     pub(crate) newest: Arc<Newest>,
@@ -41,14 +41,14 @@ impl Sessions {
         }
     }
 
-    /// The session of an outbox: the one by which it has registered before, or a new one.
+    /// The session of an outbox: the one over which it has registered before, or a new one.
     pub(crate) fn session(&self, spoke: &SpokeName, instance: &InstanceId, outbox: Outbox) -> Arc<Session> {
         let id = Arc::clone(outbox.session());
         let new = || Arc::new(Session::new(spoke.clone(), instance.clone(), outbox));
         Arc::clone(&self.all.entry(id).or_insert_with(new))
     }
 
-    /// The registered session of an id.
+    /// The registered session with this id.
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Session>> {
         self.all.get(id).map(|session| Arc::clone(&session))
     }
@@ -68,14 +68,14 @@ impl Sessions {
         };
     }
 
-    /// Those whose connections are lost and that have calls.
+    /// The sessions that have lost their connections and have calls.
     pub(crate) fn reconnecting_with_calls(&self) -> Vec<Arc<Session>> {
         let reconnecting = self.reconnecting.lock();
         let busy = reconnecting.values().filter(|session| session.outbox.in_flight() > 0);
         busy.cloned().collect()
     }
 
-    /// The spokes that have sent something since this was last asked, with repetitions.
+    /// The spokes that have sent anything since this was last asked, with repetitions.
     pub(crate) fn take_heard(&self) -> Vec<SpokeName> {
         let heard = self.all.iter().filter(|session| session.take_heard());
         heard.map(|session| session.spoke.clone()).collect()

@@ -1,24 +1,24 @@
-//! The errors that spokes answer, kept within bounds so that nobody takes them for the hub's own.
+//! The errors that spokes answer, kept within bounds so that nobody mistakes them for the hub's own.
 //!
 //! Invariants
-//! - A code of the hub's about the caller's key, about routing or about the hub itself comes from the hub alone. A
-//!   spoke that means its own uses another spelling, or declares this one in `errorSchemas`; `UNAUTHENTICATED` not even
-//!   then.
-//! - A code is short and of letters, digits, `_`, `-` and `.`: it stands in URNs, tables and logs.
-//! - A spoke that answers has received the call: `delivered` is `yes`, whatever it says.
-//! - The error fits into one message, whatever the spoke's own message took.
+//! - A code of the hub about the caller's key, about routing or about the hub itself comes only from the hub. A spoke
+//!   that means something of its own spells the code differently, or declares it in `errorSchemas`; for
+//!   `UNAUTHENTICATED` even that does not help.
+//! - A code is short, and consists of letters, digits, `_`, `-` and `.`: it stands in URNs, tables and logs.
+//! - A spoke that answers has received the call, so `delivered` is `yes`, whatever the spoke says.
+//! - The error fits into one message, however much the spoke's own message took.
 
 use alkhub_protocol::operation::ErrorSpec;
 use alkhub_protocol::{CallError, Code, Delivered, PAYLOAD_LIMIT_BYTES, RawJson};
 use serde::Serialize;
 
-/// Longest code, in bytes.
+/// The longest code, in bytes.
 const CODE_LIMIT: usize = 64;
 
-/// As much of a code that is not used is shown, in characters.
+/// How much is shown of a code that is not used, in characters.
 const SHOWN: usize = 200;
 
-/// Longest text for people, in bytes; JSON may write it six times as long.
+/// The longest text for people, in bytes; JSON may take six times as many.
 const MESSAGE_LIMIT: usize = 8 * 1024;
 
 /// The details of an error whose code was replaced.
@@ -31,7 +31,7 @@ struct Replaced<'a> {
     details: Option<RawJson>,
 }
 
-/// Brings the error of a spoke into the form in which its caller gets it.
+/// Brings the error of a spoke into the form in which the caller gets it.
 pub(crate) fn bound(error: &mut CallError, declared: &[ErrorSpec]) {
     error.delivered = Delivered::Yes;
     let end = error.message.floor_char_boundary(MESSAGE_LIMIT);
@@ -54,8 +54,8 @@ pub(crate) fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
     match code {
         Code::Domain(text) if is_code(text) => None,
         Code::Domain(_) => Some(Code::UnknownError),
-        // The origin's, which its spokes say too, what a domain says of its own things, and how a spoke refuses a call
-        // that it has no room for.
+        // The origin's codes, which its spokes use too; what a domain says about its own things; and how a spoke
+        // refuses a call for which it has no room.
         Code::OperationNotFound
         | Code::AccessDenied
         | Code::ValidationError

@@ -233,7 +233,7 @@ async fn calls_of_a_key_and_of_the_hub_are_bounded() {
     assert!(dispatch(&one).is_ok());
 }
 
-/// Its deadline counts from its preparation on.
+/// The deadline counts from when the call is prepared.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_late_when_it_is_made_takes_no_place_of_its_key() {
     let hub = Hub::with(CallsConfig {

@@ -19,14 +19,14 @@ const SPOKES: u64 = 4;
 const CALLERS: u64 = 8;
 const CALLS: u64 = 250;
 
-/// A spoke that answers some calls and leaves after some time, again and again; the last connection is given back.
+/// A spoke that answers some calls and leaves after a while, again and again; returns its last connection.
 async fn come_and_go(hub: Arc<Hub>, name: String, seed: u64, stop: CancellationToken) -> Spoke {
     let mut random = fastrand::Rng::with_seed(seed);
     loop {
         let mut input = registration(&name, &[query("text.upper"), mutation("text.lower")]);
         input["concurrency"] = json!(20);
         let mut spoke = Spoke::register(&hub, &admin(), input, peer()).await.expect("registers");
-        // The first one stays.
+        // The first spoke stays.
         let calls = if seed == 0 { u32::MAX } else { random.u32(1..200) };
         for _ in 0..calls {
             let Some(item) = stop.run_until_cancelled(spoke.outgoing.next()).await else {
@@ -47,7 +47,8 @@ async fn come_and_go(hub: Arc<Hub>, name: String, seed: u64, stop: CancellationT
     }
 }
 
-/// Every fourth call names the spoke: the router prefers its own hub, so how many of the others cross is chance.
+/// Every fourth call names the spoke: the router prefers its own hub, so how many of the others cross is left to
+/// chance.
 async fn call_often(hub: Arc<Hub>, target: String, seed: u64, ended: Arc<AtomicUsize>) {
     let mut random = fastrand::Rng::with_seed(seed);
     for number in 0..CALLS {
@@ -59,7 +60,7 @@ async fn call_often(hub: Arc<Hub>, target: String, seed: u64, ended: Arc<AtomicU
         let caller = admin();
         let calling = hub.calls.call(&caller, request);
         let answer = match random.u32(0..10) {
-            // Some callers do not wait to the end.
+            // Some callers do not wait for the end.
             0 => tokio::time::timeout(Duration::from_millis(random.u64(0..3)), calling)
                 .await
                 .ok(),
@@ -74,7 +75,7 @@ async fn call_often(hub: Arc<Hub>, target: String, seed: u64, ended: Arc<AtomicU
                 Code::OperationNotFound,
             ];
             assert!(known.contains(&error.code), "{error}");
-            // The next try makes sense once somebody is there again.
+            // Trying again only makes sense once a spoke is there again.
             until("a spoke to come back", || async {
                 let known = hub.calls.instances();
                 let is_there = known.iter().any(|(spoke, ..)| spoke.as_str() == target);
@@ -86,7 +87,7 @@ async fn call_often(hub: Arc<Hub>, target: String, seed: u64, ended: Arc<AtomicU
     }
 }
 
-/// Adds the ended calls by code.
+/// Counts the ended calls by their codes.
 fn count_outcomes(hub: &Hub, outcomes: &mut BTreeMap<String, u64>) {
     let families = hub.host.registry.gather();
     let calls = families
@@ -103,12 +104,12 @@ fn count_outcomes(hub: &Hub, outcomes: &mut BTreeMap<String, u64>) {
     }
 }
 
-/// Lets callers call and spokes come and go on all hubs, then looks what is left.
+/// Lets callers call and spokes come and go on all hubs, then checks what is left.
 async fn churn(hubs: &[Arc<Hub>]) {
     let (stop, ended) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
     let tasks = TaskTracker::new();
     let hub = |n: u64| Arc::clone(&hubs[usize::try_from(n).expect("small") % hubs.len()]);
-    // The spokes of one hub have one name.
+    // The spokes of one hub share a name.
     let spoke = |n: u64| format!("text-{}", n % hubs.len() as u64);
     let spokes: Vec<_> = (0..SPOKES)
         .map(|n| tasks.spawn(come_and_go(hub(n), spoke(n), n, stop.clone())))
@@ -173,7 +174,7 @@ async fn idle(hub: &Hub) {
     .await;
 }
 
-/// The one spoke that stayed all the time takes twenty calls, as many as it has slots.
+/// The one spoke that stayed all the time accepts twenty calls, as many as it has slots.
 async fn every_slot_is_free(hub: &Hub) {
     until("one instance", async || match hub.calls.instances().len() {
         1 => Ok(()),

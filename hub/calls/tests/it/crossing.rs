@@ -1,8 +1,8 @@
-//! Messages between two hubs cross, or a hub begins anew: one of the hubs is played by the test.
+//! Messages between two hubs cross, or a hub starts afresh: the test itself plays one of the hubs.
 
 use alkhub_calls::{CallAnswer, Outbox, Registration};
 use alkhub_config::{BudgetConfig, EventsConfig};
-use alkhub_hub_cluster::{Class, Cluster, Incoming, LinkState, OfferedOperation, PeerEvent};
+use alkhub_hub_cluster::{Class, Cluster, DirectoryEntry, Incoming, LinkState, OfferedOperation, PeerEvent};
 use alkhub_protocol::register::RegisterOutput;
 use alkhub_protocol::{CallRequest, Code, Delivered, HubId, OperationSpec, SpecHash};
 use alkhub_test_support::{Host, comes_to, until, within};
@@ -13,14 +13,14 @@ use crate::fixture::{Spoke, admin, cluster, peer, query, record, registration, r
 use crate::pair::{Pair, in_flight, sees};
 use crate::sessions::cut;
 
-/// The hub that the test plays.
+/// The id of the hub that the test plays.
 const PLAYED: &str = "pod-c-c1";
 
-/// A hub of which the test says each word.
+/// A hub whose every message the test decides.
 struct Played {
     cluster: Cluster,
     incoming: Incoming,
-    /// To the real hub.
+    /// The real hub to which it sends.
     to: HubId,
     host: Host,
 }
@@ -31,11 +31,11 @@ struct HubMessage {
     /// The first word of the line.
     word: String,
     key: u64,
-    /// The attempt, where the message is about one.
+    /// The attempt, if the message is about one.
     attempt: Option<u8>,
     /// The type of the frame.
     frame: String,
-    /// The spoke that shall answer.
+    /// The spoke that should answer.
     target: Option<String>,
 }
 
@@ -64,12 +64,12 @@ impl Played {
         }
     }
 
-    /// Says something: a line, and a frame where one belongs to it.
+    /// Sends a line, with a frame if one belongs to it.
     fn say(&self, line: &str, frame: Option<&Value>) {
         self.say_of(line, &frame.map_or_else(String::new, Value::to_string));
     }
 
-    /// Says a line, and what comes after it.
+    /// Sends a line, and what follows it.
     fn say_of(&self, line: &str, rest: &str) {
         let payload: [&[u8]; 3] = [line.as_bytes(), b"\n", rest.as_bytes()];
         let sent = self.cluster.conduits().send(&self.to, Class::Control, &payload);
@@ -83,13 +83,22 @@ impl Played {
 
     /// Sends an attempt of a call, with more members in its frame.
     fn call_as(&self, (key, attempt): (u64, u8), spoke: &Spoke, more: &Value) {
+        self.call_with((key, attempt), spoke, "", more);
+    }
+
+    /// Sends an attempt of a call that was lost with a spoke once before.
+    fn call_after_loss(&self, (key, attempt): (u64, u8), spoke: &Spoke) {
+        self.call_with((key, attempt), spoke, " lost", &json!({}));
+    }
+
+    fn call_with(&self, (key, attempt): (u64, u8), spoke: &Spoke, words: &str, more: &Value) {
         let (instance, generation) = (&spoke.output.instance_id, spoke.output.generation);
         let mut payload = json!({"requestId": key.to_string(), "operationId": "text.upper", "input": 1});
         let members = payload.as_object_mut().expect("an object");
         members.extend(more.as_object().expect("an object").clone());
         let id = "0199c2a0-0000-7000-8000-000000000001";
         self.say(
-            &format!("call {key} {attempt} {id} {id} - {generation} text {instance}"),
+            &format!("call {key} {attempt} {id} {id} - {generation} text {instance}{words}"),
             Some(&json!({"type": "call.requested", "id": "", "payload": payload})),
         );
     }
@@ -103,13 +112,24 @@ impl Played {
         );
     }
 
-    /// Forgets everything between it and the real hub, and lets that know.
+    /// Says that a call is lost with its spoke.
+    fn loses(&self, key: u64, attempt: u8) {
+        let payload = json!({
+            "requestId": key.to_string(), "code": "SPOKE_LOST", "message": "gone", "delivered": "maybe",
+        });
+        self.say(
+            &format!("answer {key} {attempt}"),
+            Some(&json!({"type": "call.error", "id": "", "payload": payload})),
+        );
+    }
+
+    /// Forgets everything between it and the real hub, and lets that hub know.
     fn begin_anew(&self) {
         self.cluster.conduits().forget(&self.to);
         self.say("abort 0", None);
     }
 
-    /// Waits while it reads, and passes over, what the other hub says: that is what keeps a conduit going.
+    /// Waits while reading and discarding what the other hub says: reading is what keeps a conduit going.
     async fn reads_until<T>(&mut self, done: impl Future<Output = T>) -> T {
         let reading = async {
             loop {
@@ -122,7 +142,7 @@ impl Played {
         }
     }
 
-    /// The next message, whatever breaks before it.
+    /// The next message, even if the conduit breaks before it.
     async fn receive(&mut self) -> HubMessage {
         let message = async {
             loop {
@@ -146,7 +166,7 @@ impl Played {
         }
     }
 
-    /// The next message about a call: other hubs ask for registrations meanwhile.
+    /// The next message about a call, since other hubs may ask about registrations in the meantime.
     async fn receive_about_a_call(&mut self) -> HubMessage {
         loop {
             let received = self.receive().await;
@@ -156,14 +176,22 @@ impl Played {
         }
     }
 
-    /// Registers an instance of `text`, which is only played too.
+    /// Registers an instance of `text`, which is also only played.
     async fn offers(&self, instance: &str, operation: &Value) -> u64 {
+        self.offers_slots(instance, operation, None).await
+    }
+
+    /// The same for one that takes so many calls at once.
+    async fn offers_slots(&self, instance: &str, operation: &Value, concurrency: Option<u32>) -> u64 {
         let spec: OperationSpec = serde_json::from_value(operation.clone()).expect("a specification");
         let offered = OfferedOperation {
             name: "text.upper".parse().expect("valid"),
             hash: SpecHash::of(&spec).to_string(),
         };
-        let entry = record(PLAYED, instance, vec![offered]);
+        let entry = DirectoryEntry {
+            concurrency,
+            ..record(PLAYED, instance, vec![offered])
+        };
         let registered = self.cluster.register_unless(&CancellationToken::new(), entry).await;
         registered.expect("the hub lives")
     }
@@ -173,19 +201,22 @@ impl Played {
     }
 }
 
-/// A hub that is played offers what a spoke had offered on hub B, so that hub A knows the specification.
+/// A played hub that offers what a spoke had offered on hub B, so that hub A knows the specification.
 async fn played_holder() -> (Pair, Played, u64) {
+    played_holder_of(&subscription("text.upper"), None).await
+}
+
+async fn played_holder_of(operation: &Value, concurrency: Option<u32>) -> (Pair, Played, u64) {
     let pair = Pair::start().await;
-    let operation = subscription("text.upper");
-    let spoke = pair.spoke_on_b(std::slice::from_ref(&operation)).await;
+    let spoke = pair.spoke_on_b(std::slice::from_ref(operation)).await;
     let played = Played::beside(&pair, "pod-a-a1").await;
     spoke.registration.close("the other hub takes it").await;
-    let generation = played.offers("i1", &operation).await;
+    let generation = played.offers_slots("i1", operation, concurrency).await;
     sees(&pair.a, "text.upper", generation).await;
     (pair, played, generation)
 }
 
-/// A call of hub A at a hub that is played, with its key.
+/// A call from hub A that reaches a played hub, with its key.
 async fn called(pair: &Pair, played: &mut Played) -> (u64, tokio::sync::mpsc::Receiver<CallAnswer>) {
     let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
     ticket.expect("routed");
@@ -234,10 +265,10 @@ async fn a_caller_waits_for_no_hub_that_began_anew() {
         panic!("it must fail");
     };
     assert_eq!((error.code, error.delivered), (Code::Unavailable, Delivered::Maybe));
-    // It may have been sent after the break, and the holder may run it.
+    // The call may have been sent after the break, and the holder may be running it.
     let aborted = played.receive().await;
     assert_eq!((aborted.word.as_str(), aborted.key), ("abort", ended), "{aborted:?}");
-    // What comes later is of a new beginning.
+    // What comes later belongs to a fresh start.
     let (key, mut answers) = called(&pair, &mut played).await;
     played.item(key, 0, 7);
     let answer = played.reads_until(within("an item", answers.recv())).await;
@@ -282,7 +313,7 @@ async fn answers_that_nobody_waits_for_change_nothing() {
     pair.end().await;
 }
 
-/// A played hub that hub A knows beside hub B.
+/// A played hub that hub A knows in addition to hub B.
 async fn third(pair: &Pair) -> Played {
     let played = Played::beside(pair, "pod-a-a1").await;
     until("hub A knows the other two", async || {
@@ -295,14 +326,14 @@ async fn third(pair: &Pair) -> Played {
     played
 }
 
-/// What hub A answers to a registration of `text.upper`, and the registration.
+/// Registers `text.upper` on hub A; returns the answer and the registration.
 async fn registered(pair: &Pair, outbox: Outbox) -> (RegisterOutput, Registration) {
     let input = serde_json::from_value(registration("text", &[subscription("text.upper")])).expect("valid");
     let registered = pair.a.calls.register(&admin(), input, outbox).await;
     registered.expect("registers")
 }
 
-/// Hubs ask each other who can call a registration; what was asked over a conduit that broke is asked again.
+/// Hubs ask each other who can call a registration; what was asked over a broken conduit is asked again.
 #[tokio::test]
 async fn a_hub_that_began_anew_is_asked_again_whether_it_can_call_a_registration() {
     let pair = Pair::start().await;
@@ -358,7 +389,7 @@ async fn a_hub_that_says_that_it_cannot_call_a_registration_is_named_at_once_and
     pair.end().await;
 }
 
-/// A spoke of hub B, and a hub that is played and calls it.
+/// A spoke on hub B, and a played hub that calls it.
 async fn played_caller() -> (Pair, Played, Spoke) {
     let pair = Pair::start().await;
     let spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
@@ -378,13 +409,38 @@ async fn a_call_that_was_sent_again_or_is_for_one_spoke_stays_where_it_waits() {
 
     assert_eq!((away.outbox.in_flight(), away.outbox.queued()), (2, 2));
     assert_eq!(other.outbox.in_flight(), 0);
-    // Another one goes: its hub may send it again.
+    // A further call is sent away, because its hub may send it again.
     played.call(9, &away);
     let received = played.receive_about_a_call().await;
     assert_eq!(
         (received.word.as_str(), received.key, received.attempt),
         ("moved", 9, Some(0))
     );
+    played.end().await;
+    drop((away, other));
+    pair.end().await;
+}
+
+/// Of the times that it was sent again one was for a loss: nobody has given it back yet.
+#[tokio::test]
+async fn a_query_that_was_sent_again_after_a_loss_is_given_back_like_one_that_was_not() {
+    let (pair, mut played, mut away) = played_caller().await;
+    cut(&mut away);
+    played.call_after_loss((7, 1), &away);
+    played.reads_until(in_flight(&pair.b, 1)).await;
+
+    let other = Spoke::connect(&pair.b, "other", &[subscription("text.upper")]).await;
+
+    let waited = played.receive_about_a_call().await;
+    played.call_after_loss((8, 1), &away);
+    let came = played.receive_about_a_call().await;
+    for (received, key) in [(waited, 7), (came, 8)] {
+        let moved = (received.word.as_str(), received.key, received.attempt);
+        assert_eq!(moved, ("moved", key, Some(1)));
+    }
+    played.call_after_loss((9, 2), &away);
+    played.reads_until(in_flight(&pair.b, 1)).await;
+    assert_eq!((away.outbox.queued(), other.outbox.in_flight()), (1, 0));
     played.end().await;
     drop((away, other));
     pair.end().await;
@@ -437,7 +493,7 @@ async fn a_spoke_that_is_to_go_gets_from_other_hubs_what_nobody_else_can_take() 
     pair.end().await;
 }
 
-/// The other one has no slot, so that the call waits on where it was: there it may be taken yet.
+/// The other instance has no free slot, so the call continues to wait where it was, and may still be taken there.
 async fn goes_back_where_it_was(standing: &str) {
     let (pair, mut played, _) = played_holder().await;
     let (key, _answers) = called(&pair, &mut played).await;
@@ -474,7 +530,8 @@ async fn it_goes_back_too_where_the_connection_of_that_instance_is_lost() {
     goes_back_where_it_was("reconnecting").await;
 }
 
-/// The call was faster than the registration there. From an instance whose connection is lost nothing would fetch it again.
+/// The call arrived there faster than the registration. From an instance whose connection is lost, nothing would fetch
+/// it again.
 #[tokio::test]
 async fn a_call_goes_back_to_a_holder_that_is_ready_rather_than_to_an_instance_whose_connection_is_lost() {
     let (pair, mut played, _) = played_holder().await;
@@ -515,7 +572,7 @@ async fn a_holder_learns_which_spoke_is_to_answer() {
     pair.end().await;
 }
 
-/// Its hub knows nothing of the change yet, and sends it to the registration of before.
+/// The caller's hub knows nothing of the change yet, and sends the call to the earlier registration.
 #[tokio::test]
 async fn a_call_that_crosses_a_change_reaches_what_is_offered_still_and_nothing_else() {
     let pair = Pair::start().await;
@@ -547,6 +604,109 @@ async fn a_call_that_crosses_a_change_reaches_what_is_offered_still_and_nothing_
         "it is offered anew since"
     );
     drop((first, second, third, fourth));
+    played.end().await;
+    pair.end().await;
+}
+
+/// A query of hub A at the only slot of a registration that is played.
+async fn query_at_a_played_holder() -> (Pair, Played, u64, tokio::sync::mpsc::Receiver<CallAnswer>) {
+    let (pair, mut played, _) = played_holder_of(&query("text.upper"), Some(1)).await;
+    let (key, answers) = called(&pair, &mut played).await;
+    (pair, played, key, answers)
+}
+
+/// The instance registers again, and hub A knows it.
+async fn registers_anew(pair: &Pair, played: &Played) {
+    let generation = played.offers_slots("i1", &query("text.upper"), Some(1)).await;
+    sees(&pair.a, "text.upper", generation).await;
+}
+
+/// The query comes once more, and the answer to that reaches its caller.
+async fn runs_once_more(
+    (pair, mut played): (Pair, Played),
+    key: u64,
+    mut answers: tokio::sync::mpsc::Receiver<CallAnswer>,
+) {
+    let again = played.receive_about_a_call().await;
+    assert_eq!(
+        (again.word.as_str(), again.key, again.attempt),
+        ("call", key, Some(1)),
+        "{again:?}"
+    );
+    played.item(key, 1, 7);
+    let answer = played.reads_until(within("the output", answers.recv())).await;
+    let Some(CallAnswer::Item(item)) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(item.to::<Value>().expect("JSON")["data"], 7);
+    let resent = pair.a.metric("alkhub_calls_resent_total");
+    assert!((resent - 1.0).abs() < f64::EPSILON, "{resent}");
+    played.end().await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_query_does_not_take_the_slot_from_itself_when_its_spoke_has_registered_anew() {
+    let (pair, played, key, answers) = query_at_a_played_holder().await;
+    registers_anew(&pair, &played).await;
+
+    played.loses(key, 0);
+
+    runs_once_more((pair, played), key, answers).await;
+}
+
+#[tokio::test]
+async fn a_query_whose_loss_is_known_before_its_spoke_has_registered_anew_waits_for_that() {
+    let (pair, played, key, answers) = query_at_a_played_holder().await;
+    played.loses(key, 0);
+    played.loses(key, 0);
+
+    registers_anew(&pair, &played).await;
+
+    runs_once_more((pair, played), key, answers).await;
+}
+
+#[tokio::test]
+async fn a_query_that_waits_for_its_spoke_to_register_anew_can_be_ended() {
+    let (pair, mut played, _) = played_holder_of(&query("text.upper"), Some(1)).await;
+    let (ticket, _answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    let ticket = ticket.expect("routed");
+    let key = played.receive().await.key;
+    // What is said in between is read in order.
+    played.loses(key, 0);
+    let before = pair.a.metric("alkhub_relay_messages_total");
+    played.loses(key, 0);
+    until("hub A has read it", async || {
+        let read = pair.a.metric("alkhub_relay_messages_total");
+        if read > before { Ok(()) } else { Err(read) }
+    })
+    .await;
+
+    assert!(ticket.cancel("for the test"));
+
+    registers_anew(&pair, &played).await;
+    let (next, _running) = pair.a.dispatch(request("text.upper", json!(2)));
+    next.expect("its slot is free");
+    let received = played.receive_about_a_call().await;
+    assert_eq!((received.word.as_str(), received.attempt), ("call", Some(0)));
+    assert_ne!(received.key, key);
+    played.end().await;
+    pair.end().await;
+}
+
+/// Nobody registers anew.
+#[tokio::test]
+async fn a_query_that_has_waited_for_its_spoke_in_vain_fails_as_it_would_have_at_once() {
+    let (pair, mut played, key, mut answers) = query_at_a_played_holder().await;
+
+    played.loses(key, 0);
+
+    let answer = played.reads_until(within("the error", answers.recv())).await;
+    let Some(CallAnswer::Failed(error)) = answer else {
+        panic!("{answer:?}");
+    };
+    let told = (&error.code, error.message.as_ref(), error.delivered);
+    assert_eq!(told, (&Code::SpokeLost, "gone", Delivered::Maybe));
     played.end().await;
     pair.end().await;
 }

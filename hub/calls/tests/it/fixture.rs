@@ -25,10 +25,10 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-/// A call that was started, or was not, and its answers.
+/// A call that was started or refused, and its answers.
 pub(crate) type Dispatched = (Result<Ticket, CallError>, mpsc::Receiver<CallAnswer>);
 
-/// How long a hub that ends without a word is awaited.
+/// How long a hub that ended without a word is waited for.
 pub(crate) const LEASE_TTL: Duration = Duration::from_secs(2);
 
 /// The default budget of a key.
@@ -53,14 +53,13 @@ pub(crate) fn cluster(
     (supervisor, budgets, cluster)
 }
 
-/// One hub.
 pub(crate) struct Hub {
     pub(crate) calls: Calls,
     pub(crate) cluster: Cluster,
     pub(crate) host: Host,
 }
 
-/// What a hub is made of.
+/// What a hub consists of.
 pub(crate) struct HubOptions {
     pub(crate) name: &'static str,
     pub(crate) calls: CallsConfig,
@@ -70,7 +69,7 @@ pub(crate) struct HubOptions {
     pub(crate) redis_timeout: Duration,
     pub(crate) lease_ttl: Duration,
     pub(crate) postgres: Option<String>,
-    /// Where other hubs can dial it; without this all goes through Redis.
+    /// Where other hubs can dial it; without this, everything goes through Redis.
     pub(crate) peers: Option<PeerSetup>,
 }
 
@@ -90,7 +89,7 @@ impl Default for HubOptions {
 }
 
 impl Hub {
-    /// Events in process, no database.
+    /// A hub with events in process and no database.
     pub(crate) async fn local() -> Self {
         Self::start(HubOptions::default()).await
     }
@@ -103,7 +102,7 @@ impl Hub {
         .await
     }
 
-    /// Events in process, this database.
+    /// A hub with events in process and this database.
     pub(crate) async fn on(postgres: &Server, name: &'static str) -> Self {
         Self::start(HubOptions {
             name,
@@ -162,12 +161,12 @@ impl Hub {
         comes_to("the link is up", &self.link(), LinkState::is_up).await;
     }
 
-    /// How its link to Redis is.
+    /// The state of its link to Redis.
     pub(crate) fn link(&self) -> watch::Receiver<LinkState> {
         self.cluster.link().expect("there is Redis")
     }
 
-    /// Calls and waits, as an administrator.
+    /// Makes a call as an administrator, and waits for its end.
     pub(crate) async fn call(&self, operation: &str, input: Value) -> Result<Value, CallError> {
         let output = self.calls.call(&admin(), request(operation, input)).await?;
         Ok(output.to().expect("an envelope"))
@@ -179,24 +178,24 @@ impl Hub {
         items.expect("routed")
     }
 
-    /// Starts a call whose answers come by a channel.
+    /// Starts a call whose answers come over a channel.
     pub(crate) fn dispatch(&self, request: CallRequest) -> Dispatched {
         let (sender, answers) = mpsc::channel(8);
         (self.calls.dispatch(&admin(), request, Reply::Channel(sender)), answers)
     }
 
-    /// A metric without labels, or the sum over those of the family.
+    /// The value of a metric without labels, or the sum over its family.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         self.host.metric(name)
     }
 
-    /// Ends the hub without a word to anybody, as a crash does: its lease runs out.
+    /// Ends the hub without a word to anybody, as a crash does: its lease expires.
     pub(crate) async fn stop(self) {
         self.host.end().await;
     }
 }
 
-/// A connection that has registered, with what its program would do.
+/// A registered connection, along with what its program would do.
 #[derive(Debug)]
 pub(crate) struct Spoke {
     pub(crate) output: RegisterOutput,
@@ -206,7 +205,7 @@ pub(crate) struct Spoke {
 }
 
 impl Spoke {
-    /// Registers as an administrator may: under any name, with any operation.
+    /// Registers as an administrator may: under any name, and with any operation.
     pub(crate) async fn connect(hub: &Hub, name: &str, operations: &[Value]) -> Self {
         Self::register(hub, &admin(), registration(name, operations), peer())
             .await
@@ -253,7 +252,6 @@ impl Spoke {
         }
     }
 
-    /// The next call.
     pub(crate) async fn next_call(&mut self) -> Requested {
         match self.next_frame().await {
             Frame::Requested(requested) => requested,
@@ -264,6 +262,19 @@ impl Spoke {
     /// The id of the call that the spoke is told to stop.
     pub(crate) async fn next_abort(&mut self) -> RequestId {
         match self.next_frame().await {
+            Frame::Aborted { request_id } => request_id,
+            other => panic!("not an abort: {other:?}"),
+        }
+    }
+
+    /// The same, where the spoke is told this reason.
+    pub(crate) async fn next_abort_for(&mut self, reason: &str) -> RequestId {
+        let item = self.next().await;
+        let (OutgoingItem::Message(message) | OutgoingItem::Last(message)) = item else {
+            panic!("not an abort: {item:?}");
+        };
+        assert!(String::from_utf8_lossy(&message).contains(reason), "{message:?}");
+        match decode(&message) {
             Frame::Aborted { request_id } => request_id,
             other => panic!("not an abort: {other:?}"),
         }
@@ -304,13 +315,13 @@ pub(crate) fn decode(message: &Bytes) -> Frame {
     Frame::decode(message).expect("a frame").0
 }
 
-/// What a peer's session may have waiting where a test does not care.
+/// The limits of a peer's session where a test does not care about them.
 pub(crate) const LIMITS: Limits = Limits {
     items: 10_000,
     bytes: 64 << 20,
 };
 
-/// The session of a peer without a socket.
+/// The session of a peer that has no socket.
 pub(crate) fn peer() -> (Outbox, Outgoing) {
     peer_of(LIMITS)
 }
@@ -344,7 +355,7 @@ pub(crate) fn record(hub: &str, instance: &str, operations: Vec<OfferedOperation
     }
 }
 
-/// An operation that accepts and answers anything; `more` changes it.
+/// An operation that accepts and returns anything; `more` changes it.
 pub(crate) fn operation(name: &str, kind: &str, more: &Value) -> Value {
     let (namespace, name) = name.split_once('.').expect("dotted");
     let mut spec = json!({

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Hub, HubOptions, Spoke, admin, operation, peer, query, registration, spoke_key};
 
-/// The session of a peer that names specifications by their hash.
+/// The session of a peer that names specifications by their hashes.
 pub(crate) fn peer_by_hash() -> (Outbox, Outgoing) {
     let (outbox, outgoing) = peer();
     outbox.names_by_hash(true);
@@ -23,18 +23,18 @@ async fn register(hub: &Hub, caller: &Arc<Caller>, operations: &[Value]) -> Resu
     Spoke::register(hub, caller, registration("text", operations), peer_by_hash()).await
 }
 
-/// What the hub has told of each operation.
+/// The hash that the hub has returned for each operation.
 pub(crate) fn hashes(spoke: &Spoke) -> Vec<Option<String>> {
     spoke.output.operations.iter().map(|told| told.hash.clone()).collect()
 }
 
-/// The hash of a specification, as a peer may make it by itself.
+/// The hash of a specification, as a peer may compute it on its own.
 pub(crate) fn hash_of(spec: &Value) -> String {
     let spec: OperationSpec = serde_json::from_value(spec.clone()).expect("a specification");
     SpecHash::of(&spec).to_wire()
 }
 
-/// What a refusal says is not known.
+/// The hashes that a refusal reports as unknown.
 fn unknown(error: &CallError) -> Vec<String> {
     let details = error.details.as_ref().expect("it says what");
     details.to::<RefusedDetails>().expect("its details").unknown
@@ -157,7 +157,7 @@ async fn a_hash_of_another_namespace_is_as_unknown_as_one_that_nobody_made() {
         error
     };
     assert_eq!(without_details(foreign), without_details(nobody));
-    // Nor by what the store has: another hub, whose memory is empty.
+    // Nor does it learn what the store has: this is another hub, whose memory is empty.
     let second = Hub::on(&postgres, "hub-b1").await;
     let foreign = register(&second, &own, &[json!(hash_of(&secret))])
         .await

@@ -142,7 +142,7 @@ async fn a_deadline_and_an_abort_travel_to_the_spoke() {
     let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
 
     let (ticket, mut answers) = pair.a.dispatch(alkhub_protocol::CallRequest {
-        // It must reach the spoke first, over Redis.
+        // Long enough for the call to reach the spoke first, over Redis.
         timeout: Some(Duration::from_secs(3)),
         ..request("text.upper", json!(1))
     });
@@ -207,7 +207,7 @@ async fn an_instance_that_registers_on_another_hub_is_fenced_on_the_first() {
     pair.end().await;
 }
 
-/// Hub B says that it drains, and hub A knows it.
+/// Announces that hub B drains, and waits until hub A knows.
 async fn hub_b_drains(pair: &Pair) {
     let lease = Lease {
         draining: true,
@@ -229,7 +229,7 @@ async fn calls_avoid_a_hub_that_drains_as_long_as_there_is_another() {
     sees(&pair.b, "text.upper", staying.output.generation).await;
     hub_b_drains(&pair).await;
 
-    // The connection on hub B is nearer to the callers there, and idle.
+    // For callers on hub B, the connection there is nearer, and it is idle.
     for _ in 0..10 {
         assert!(pair.a.dispatch(request("text.upper", json!(1))).0.is_ok());
         assert!(pair.b.dispatch(request("text.upper", json!(1))).0.is_ok());
@@ -281,7 +281,7 @@ async fn that_a_spoke_is_away_which_another_hub_let_go_is_no_failure_of_the_hubs
     pair.end().await;
 }
 
-/// What the SDK's shutdown does: it registers without operations and closes.
+/// This is what the SDK's shutdown does: it registers without operations and closes.
 #[tokio::test]
 async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registration_leaves_no_record() {
     let pair = Pair::start().await;
@@ -291,7 +291,7 @@ async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registr
     pair.redis.freeze();
     let mut again = Box::pin(pair.b.calls.register(&caller, input, spoke.outbox.clone()));
     assert!(futures::poll!(&mut again).is_pending());
-    // Far enough for its task to wait for Redis, and Redis lets it no further.
+    // Far enough for its task to wait for Redis, which lets it go no further.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -314,14 +314,14 @@ async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registr
     pair.end().await;
 }
 
-/// The registration of an instance that says which one it is.
+/// A registration of an instance that names itself.
 fn input() -> RegisterInput {
     let mut input = registration("text", &[query("text.upper")]);
     input["instanceId"] = json!("i1");
     serde_json::from_value(input).expect("valid")
 }
 
-/// The newer connection that it gives way to goes too, before it has registered.
+/// The newer connection for which it gives way also goes, before it has registered.
 #[tokio::test]
 async fn a_session_whose_second_registration_gives_way_keeps_its_first_and_may_ask_again() {
     let pair = Pair::start().await;
@@ -344,7 +344,7 @@ async fn a_session_whose_second_registration_gives_way_keeps_its_first_and_may_a
     assert!(futures::poll!(&mut busy).is_pending());
     for registering in [&mut again, &mut newer] {
         assert!(futures::poll!(registering).is_pending());
-        // Far enough for it to wait for the directory, which Redis lets no further.
+        // Far enough for it to wait for the directory, which Redis lets go no further.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -387,7 +387,7 @@ async fn a_registration_whose_peer_leaves_while_the_directory_is_asked_takes_nob
     let (outbox, _outgoing) = peer();
     let mut leaving = Box::pin(pair.b.calls.register(&caller, input(), outbox));
     assert!(futures::poll!(&mut leaving).is_pending());
-    // Far enough for its task to wait for Redis, and Redis lets it no further.
+    // Far enough for its task to wait for Redis, which lets it go no further.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -395,7 +395,7 @@ async fn a_registration_whose_peer_leaves_while_the_directory_is_asked_takes_nob
     drop(leaving);
     pair.redis.thaw();
 
-    // Its turn among the changes of the directory comes after the one that was given up.
+    // Its turn among the changes of the directory comes after that of the registration that was given up.
     let later = Spoke::connect(&pair.b, "later", &[query("later.op")]).await;
     sees(&pair.a, "later.op", later.output.generation).await;
     assert!(standing.has_nothing(), "it must not be closed");
@@ -412,7 +412,7 @@ async fn a_registration_whose_peer_leaves_while_the_directory_is_asked_takes_nob
     pair.end().await;
 }
 
-/// More waits for the directory than it takes, for longer than a closed session waits.
+/// More waits for the directory than fits into its queue, for longer than a closed session waits.
 #[tokio::test]
 async fn a_spoke_that_leaves_while_the_directory_is_busy_leaves_no_record() {
     let redis = RedisServer::start().await;
@@ -469,12 +469,13 @@ async fn a_call_for_a_connection_that_left_comes_back_and_goes_to_another_instan
     pair.end().await;
 }
 
-/// A call that runs at a spoke of hub B for hub A, and one that runs at a spoke of hub A for hub B; both have time.
+/// A call from hub A that runs on a spoke of hub B, and one from hub B that runs on a spoke of hub A; neither is near
+/// its deadline.
 struct BothWays {
     at_a: Spoke,
     of_a: mpsc::Receiver<CallAnswer>,
     asked_by_b: RequestId,
-    /// Whoever drops one of these ends a call.
+    /// Dropping either of these would end a call.
     _held: (Spoke, mpsc::Receiver<CallAnswer>),
 }
 
@@ -501,7 +502,7 @@ impl BothWays {
         }
     }
 
-    /// Hub A ends both when hub B is gone.
+    /// Waits until hub A has ended both because hub B is gone.
     async fn end_with_hub_b(&mut self) {
         let Some(CallAnswer::Failed(error)) = within("the failure", self.of_a.recv()).await else {
             panic!("it must fail");
@@ -547,7 +548,7 @@ async fn a_hub_that_does_not_come_back_with_redis_is_gone() {
     b.stop().await;
     redis.launch().await;
 
-    // Nobody can say that the other hub is gone: its lease was lost with everything else.
+    // Nobody can say that the other hub is gone, because its lease was lost with everything else.
     calls.end_with_hub_b().await;
     drop(calls);
     a.stop().await;
@@ -584,7 +585,7 @@ async fn a_call_follows_a_spoke_that_registers_again_meanwhile() {
     let pair = Pair::start().await;
     let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
 
-    // Each registration has a generation of its own; calls of hub A may still name the one before.
+    // Each registration has a generation of its own; calls from hub A may still name the previous one.
     for round in 0..20 {
         let input = serde_json::from_value(registration("text", &[query("text.upper")])).expect("valid");
         let caller = admin();
@@ -626,7 +627,7 @@ async fn a_hub_that_crashed_is_noticed_by_the_next_call() {
             spoke.next_call().await;
             (hub, spoke)
         });
-        // Nothing of it runs any more, and nobody was told.
+        // From here on nothing of it runs, and nobody was told.
         runtime.shutdown_background();
     });
     sees(&a, "text.upper", is_ready.await.expect("ready")).await;
@@ -636,7 +637,7 @@ async fn a_hub_that_crashed_is_noticed_by_the_next_call() {
         .await
         .expect("joined")
         .expect("crashed as told");
-    // Its runtime drops its sockets beside.
+    // Its runtime drops its sockets in the background.
     until("Redis knows that nobody listens", || async {
         let channels: Vec<String> = redis.query(&["PUBSUB", "CHANNELS", "*pod-b-b1*"]).await;
         if channels.is_empty() {
@@ -650,7 +651,7 @@ async fn a_hub_that_crashed_is_noticed_by_the_next_call() {
     let error = within("the next call", a.call("text.upper", json!("sent after")))
         .await
         .expect_err("nobody there");
-    // Whether the spoke is lost nobody knows before the lease ends.
+    // Nobody knows whether the spoke is lost before the lease expires.
     assert_eq!(
         (error.code, error.delivered, error.retryable),
         (Code::Unavailable, Delivered::No, true)
@@ -726,9 +727,48 @@ async fn connections_of_the_same_id_on_two_hubs_are_two_instances() {
 }
 
 #[tokio::test]
-async fn calls_that_other_hubs_ask_for_are_bounded() {
+async fn a_key_takes_no_more_of_what_another_hub_runs_than_it_leaves_free() {
     let pair = Pair::with(CallsConfig {
-        relay_queue: 2,
+        relay_queue: 3,
+        ..CallsConfig::default()
+    })
+    .await;
+    let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+    let dispatch = || pair.a.dispatch(request("text.upper", json!(1)));
+    let running = [dispatch(), dispatch()];
+    let (first, _) = (spoke.next_call().await, spoke.next_call().await);
+    let refused = async |caller: &Arc<Caller>| {
+        let called = pair.a.calls.call(caller, request("text.upper", json!(1))).await;
+        let error = called.expect_err("one too many");
+        assert_eq!(
+            (&error.code, error.retryable, error.delivered),
+            (&Code::Overloaded, true, Delivered::No)
+        );
+        assert!(error.message.contains("(`calls.relay-queue`)"), "{error}");
+        error.message
+    };
+
+    let of_key = refused(&admin()).await;
+    let (sender, _answers) = mpsc::channel(8);
+    let other = client(&["call:*"]);
+    let of_other = pair
+        .a
+        .calls
+        .dispatch(&other, request("text.upper", json!(1)), Reply::Channel(sender));
+    spoke.next_call().await;
+    let of_all = refused(&client(&["call:text.*"])).await;
+
+    assert!(of_key.contains("the key has its share"), "{of_key}");
+    assert!(of_other.is_ok(), "what one key leaves free is for the others");
+    assert!(of_all.contains("as many calls of other hubs as it may"), "{of_all}");
+    drop((running, first, spoke));
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_place_among_the_calls_of_other_hubs_is_free_once_its_call_has_ended() {
+    let pair = Pair::with(CallsConfig {
+        relay_queue: 3,
         ..CallsConfig::default()
     })
     .await;
@@ -737,13 +777,6 @@ async fn calls_that_other_hubs_ask_for_are_bounded() {
         .map(|_| pair.a.dispatch(request("text.upper", json!(1))))
         .collect();
     let (first, _) = (spoke.next_call().await, spoke.next_call().await);
-
-    let error = pair.a.call("text.upper", json!(1)).await.expect_err("one too many");
-    assert_eq!(
-        (&error.code, error.retryable, error.delivered),
-        (&Code::Overloaded, true, Delivered::No)
-    );
-    assert!(error.message.contains("(`calls.relay-queue`)"), "{error}");
 
     spoke.respond(&first.request_id, json!(1));
     in_flight(&pair.a, 1).await;
@@ -779,13 +812,50 @@ async fn an_answer_that_takes_long_to_check_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn answers_of_another_hub_are_charged_until_they_are_checked() {
+    let budget = BudgetConfig {
+        key_bytes: 200_000,
+        ..BudgetConfig::default()
+    };
+    let pair = Pair::with_budget_on_b(budget).await;
+    let mut spoke = Spoke::connect(&pair.a, "text", &[query("text.upper")]).await;
+    sees(&pair.b, "text.upper", spoke.output.generation).await;
+    let mut answered = async |bytes: usize| {
+        let answering = async {
+            let call = spoke.next_call().await;
+            spoke.respond(&call.request_id, json!("x".repeat(bytes)));
+        };
+        let (answer, ()) = tokio::join!(pair.b.call("text.upper", json!(1)), answering);
+        answer
+    };
+
+    let error = answered(300_000)
+        .await
+        .expect_err("the key may not have so much waiting");
+    let answers = [answered(100_000).await, answered(150_000).await];
+
+    assert_eq!((&error.code, error.delivered), (&Code::Overloaded, Delivered::Yes));
+    assert!(error.message.contains("`budget.key-bytes`"), "{error}");
+    assert!(answers.iter().all(Result::is_ok), "the first was given back");
+    until("all is given back", async || {
+        match pair.b.metric("alkhub_budget_bytes") {
+            kept if kept.abs() < f64::EPSILON => Ok(()),
+            kept => Err(format!("{kept} bytes")),
+        }
+    })
+    .await;
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
 async fn what_one_key_makes_another_hub_keep_is_charged_to_that_key_and_to_no_other() {
     let budget = BudgetConfig {
         key_bytes: 1_000_000,
         ..BudgetConfig::default()
     };
     let pair = Pair::with_budget_on_b(budget).await;
-    // It reads nothing: the inputs wait at hub B.
+    // The spoke reads nothing, so the inputs wait at hub B.
     let _spoke = pair.spoke_on_b(&[query("text.upper")]).await;
     let call = |caller: &Arc<Caller>| {
         let (sender, answers) = tokio::sync::mpsc::channel(8);

@@ -1,4 +1,4 @@
-//! Answers that a spoke brings to another hub when the one that sent it the call is dead.
+//! Answers that a spoke brings to another hub when the hub that sent it the call is dead.
 
 use alkhub_calls::CallAnswer;
 use alkhub_devdb::Server;
@@ -10,12 +10,12 @@ use tokio::sync::mpsc::Receiver;
 use crate::fixture::{Hub, HubOptions, Spoke, admin, peer, query, registration, request, subscription};
 use crate::pair::{Pair, sees};
 
-/// Calls of hub A that run on an instance of hub B, of which nothing comes any more: the answers of each, and the call as its
-/// spoke knows it.
+/// Calls from hub A that run on an instance of hub B, from which nothing comes any more: the answers of each, and its
+/// id at the spoke.
 struct Orphans {
     a: Hub,
     b: Hub,
-    /// Where the spoke may come, beside hub A.
+    /// Where the spoke may come instead of hub A.
     c: Hub,
     upper: (Receiver<CallAnswer>, RequestId),
     lines: (Receiver<CallAnswer>, RequestId),
@@ -71,7 +71,7 @@ async fn orphans() -> Orphans {
         calls.push((answers, spoke.next_call().await.request_id));
     }
     let (lines, upper) = (calls.pop().expect("two"), calls.pop().expect("two"));
-    // Its lease is there for a while.
+    // Its lease remains for a while.
     proxy.cut();
     Orphans {
         a: pair.a,
@@ -111,7 +111,7 @@ async fn an_answer_comes_by_the_hub_to_which_its_spoke_has_come() {
     spoke.respond(&orphans.upper.1, json!("A"));
 
     assert_output(next(&mut orphans.upper.0).await, "A");
-    // Items of a stream may be missing.
+    // Items of a stream may be missing, so a stream is lost.
     spoke.respond(&orphans.lines.1, json!("A"));
     spoke.complete(&orphans.lines.1);
     assert_lost(next(&mut orphans.lines.0).await);
@@ -145,7 +145,7 @@ async fn no_other_instance_answers_in_the_place_of_one_whose_hub_is_dead() {
     orphans.end().await;
 }
 
-/// The hub of the caller has sent it to another one when it knew that hub B is gone.
+/// The caller's hub sent the query to another instance when it knew that hub B was gone.
 #[tokio::test]
 async fn the_instance_that_lost_a_query_does_not_answer_it_any_more() {
     let mut orphans = orphans().await;
@@ -164,5 +164,22 @@ async fn the_instance_that_lost_a_query_does_not_answer_it_any_more() {
     other.respond(&call.request_id, json!("A"));
     assert_output(next(&mut orphans.upper.0).await, "A");
     drop((late, other));
+    orphans.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_its_spoke_brings_ends_the_query_which_the_same_spoke_runs_once_more() {
+    let mut orphans = orphans().await;
+    let mut spoke = comes(&orphans.c, "one").await;
+    // Once hub B is known to be gone.
+    let again = spoke.next_call().await;
+
+    spoke.respond(&orphans.upper.1, json!("A"));
+
+    assert_output(next(&mut orphans.upper.0).await, "A");
+    // Not at its deadline.
+    let stopped = spoke.next_abort_for("the caller ended the call").await;
+    assert_eq!(stopped, again.request_id);
+    drop(spoke);
     orphans.end().await;
 }

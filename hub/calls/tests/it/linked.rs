@@ -1,4 +1,4 @@
-//! Two hubs with a link from pod to pod beside Redis: calls go on when one of the two is away.
+//! Two hubs with a link from pod to pod and one to Redis each: calls continue when either of the two is away.
 
 use alkhub_calls::CallAnswer;
 use alkhub_hub_cluster::LinkState;
@@ -100,7 +100,7 @@ async fn without_redis_and_without_the_link_a_spoke_of_another_hub_is_unavailabl
     pair.end().await;
 }
 
-/// The other hubs hear of a registration before its own hub is told that it is entered.
+/// The other hubs learn of a registration before its own hub is told that it is entered.
 #[tokio::test]
 async fn a_call_that_comes_before_its_spoke_is_entered_reaches_it() {
     let (pair, [_link, redis_of_b]) = Pair::linked_with_b_behind_a_proxy().await;

@@ -1,4 +1,4 @@
-//! The links of two hubs to Redis break: no call hangs, nothing is lost, nothing comes twice.
+//! The links of two hubs to Redis break: no call hangs, nothing is lost, and nothing comes twice.
 
 use alkhub_calls::{CallAnswer, Items, OutgoingItem};
 use alkhub_config::BudgetConfig;
@@ -13,7 +13,7 @@ use crate::fixture::{Hub, Spoke, admin, decode, mutation, query, registration, r
 use crate::pair::{Pair, in_flight, sees};
 
 impl Pair {
-    /// Starts Redis again, empty; both hubs have their link then.
+    /// Starts Redis again, empty, and waits until both hubs have their link.
     async fn find_redis(&mut self) {
         self.redis.launch().await;
         for hub in [&self.a, &self.b] {
@@ -21,7 +21,7 @@ impl Pair {
         }
     }
 
-    /// Cuts every connection of one kind, as Redis calls it; both hubs have their link again then.
+    /// Cuts every connection of one kind, in Redis' terms, and waits until both hubs have their link again.
     async fn cut(&self, kind: &str) {
         let links = [&self.a, &self.b].map(|hub| {
             let mut link = hub.link();
@@ -38,7 +38,7 @@ impl Pair {
     }
 }
 
-/// A spoke on hub B that has got a call of hub A's, where the answer comes, and the call's id at the spoke.
+/// A spoke on hub B that has got a call from hub A; where the answer comes; and the call's id at the spoke.
 async fn asked(pair: &Pair) -> (Spoke, mpsc::Receiver<CallAnswer>, RequestId) {
     let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
     let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
@@ -47,7 +47,7 @@ async fn asked(pair: &Pair) -> (Spoke, mpsc::Receiver<CallAnswer>, RequestId) {
     (spoke, answers, call)
 }
 
-/// A spoke on hub B, a subscription that enters at hub A and has got its first item, and its id at the spoke.
+/// A spoke on hub B; a subscription that entered at hub A and has got its first item; and its id at the spoke.
 async fn streaming(pair: &Pair) -> (Spoke, Items, RequestId) {
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
     let mut items = pair.a.subscribe("text.upper").await;
@@ -57,7 +57,7 @@ async fn streaming(pair: &Pair) -> (Spoke, Items, RequestId) {
     (spoke, items, call)
 }
 
-/// Waits until nothing is kept on a hub any more, what other hubs have not acknowledged included.
+/// Waits until a hub keeps nothing any more, including what other hubs have not acknowledged.
 async fn keeps_nothing(hub: &Hub) {
     until("nothing is kept", || async {
         match hub.metric("alkhub_budget_bytes") {
@@ -101,7 +101,7 @@ async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_
         "{error}"
     );
 
-    // It takes the calls although the one on the other hub has none.
+    // It takes the calls although the spoke on the other hub has none.
     let mut here = Spoke::connect(&pair.a, "text", &[query("text.upper")]).await;
     let mut waiting = Vec::new();
     for _ in 0..4 {
@@ -114,7 +114,7 @@ async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_
     pair.end().await;
 }
 
-/// Hub B has lost its link and hub A has not: nobody receives the call, and the spoke is there all the while.
+/// Hub B has lost its link and hub A has not: nobody receives the call, though the spoke is there all the time.
 #[tokio::test]
 async fn a_call_that_the_hub_of_its_spoke_does_not_receive_is_unavailable_and_its_spoke_is_not_lost() {
     let (pair, proxy) = Pair::with_b_behind_a_proxy().await;
@@ -222,7 +222,7 @@ async fn an_abort_while_the_link_is_down_reaches_the_spoke_when_it_is_back() {
     pair.end().await;
 }
 
-/// Fills what waits for Redis, which is frozen, with calls for hubs that there are not.
+/// Fills the queue for Redis, which is frozen, with calls for hubs that do not exist.
 async fn fill_the_queue(hub: &Hub) {
     let conduits = hub.cluster.conduits();
     let hubs: Vec<HubId> = (0..32).map(|n| format!("none-{n}").parse().expect("valid")).collect();
@@ -232,7 +232,7 @@ async fn fill_the_queue(hub: &Hub) {
     .await;
 }
 
-/// Too much waits for Redis, and the link stays up.
+/// Too much waits for Redis, but the link stays up.
 #[tokio::test]
 async fn an_abort_that_found_the_queue_full_reaches_the_spoke_when_there_is_room() {
     let pair = Pair::with_long_leases().await;
@@ -251,7 +251,7 @@ async fn an_abort_that_found_the_queue_full_reaches_the_spoke_when_there_is_room
     pair.end().await;
 }
 
-/// What waits for a hub has a bound, and Redis may be away for longer than that lasts: then what was under way is lost.
+/// What waits for a hub is bounded, and Redis may be away until the bound is reached: then what was under way is lost.
 #[tokio::test]
 async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_told_when_the_link_is_back() {
     let mut pair = Pair::with_long_leases().await;
@@ -273,7 +273,8 @@ async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_t
     pair.find_redis().await;
     assert_eq!(spoke.next_abort().await, call);
     in_flight(&pair.b, 0).await;
-    // What comes later is of a new beginning. Redis came back empty: hub A routes again when hub B has said what it holds.
+    // What comes later belongs to a fresh start. Redis came back empty, so hub A routes again once hub B has said what
+    // it holds.
     let mut answers = until("hub A to route to the spoke", async || {
         let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
         ticket.map(|_| answers).map_err(|error| error.to_string())
@@ -290,8 +291,8 @@ async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_t
     pair.end().await;
 }
 
-/// What another hub has not acknowledged counts like anything else that is kept: up to the reserve that each link has, where the
-/// hub is at its limit.
+/// What another hub has not acknowledged counts like anything else that is kept; if the hub is at its limit, each link
+/// still has its reserve.
 #[tokio::test]
 async fn an_answer_that_the_hub_may_not_keep_for_another_one_is_an_error_by_name_and_all_is_given_back() {
     let budget = BudgetConfig {

@@ -1,4 +1,4 @@
-//! Lists of operations: what they show to whom, and in which pages.
+//! Lists of operations: what they show to whom, and on which pages.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ async fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
         .await
         .expect("listed");
     for number in ["1000.0", "1e3"] {
-        // Nobody answers: it was routed, and its time is up.
+        // Nobody answers: the call was routed, and its deadline passed.
         let error = hub.calls.call(&admin(), call(number)).await.expect_err("no answer");
         assert_eq!(error.code, Code::Timeout, "{number}");
     }
@@ -91,7 +91,7 @@ async fn a_list_shows_a_key_what_it_may_call_and_all_when_it_asks_for_all() {
     assert_eq!(listed(&hub, &nothing, "hub.list", json!(null)).await["total"], 0);
 }
 
-/// As an answer of one message this list would be over twice as large as a message may be.
+/// As an answer in one message, this list would be more than twice as large as a message may be.
 #[tokio::test(start_paused = true)]
 async fn a_large_list_comes_in_pages_that_fit_and_have_each_operation_once() {
     let hub = Hub::local().await;

@@ -1,4 +1,4 @@
-//! Queries whose spoke is lost once it has got them: they are sent once more, and nothing else is.
+//! Queries whose spoke is lost after it has got them are sent once more, and nothing else is.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use crate::fixture::{
     Hub, HubOptions, Spoke, admin, mutation, operation, peer, query, registration, request, subscription,
 };
 use crate::pair::{Pair, sees};
+use crate::sessions::cut;
 
-/// A call that a spoke has got, and its answers.
+/// A call that a spoke has got, and the call's answers.
 struct Had {
     ticket: Ticket,
     answers: Receiver<CallAnswer>,
@@ -28,7 +29,7 @@ async fn connect(hub: &Hub) -> Spoke {
     Spoke::connect(hub, "text", &offered()).await
 }
 
-/// Calls an operation at a hub; the only spoke that offers it gets the call.
+/// Calls an operation at a hub; the call goes to the only spoke that offers it.
 async fn had(hub: &Hub, spoke: &mut Spoke, operation: &str) -> Had {
     let (ticket, answers) = hub.dispatch(request(operation, json!("in")));
     let ticket = ticket.expect("routed");
@@ -62,7 +63,7 @@ impl Had {
     }
 }
 
-/// The next call of a spoke is the query with its input, which it answers.
+/// Expects the spoke's next call to be the query with its input, and answers it.
 async fn answers_the_query(spoke: &mut Spoke, output: &str) {
     let call = spoke.next_call().await;
     let input = call.input.expect("an input").to::<Value>().expect("JSON");
@@ -113,7 +114,26 @@ async fn a_query_is_not_sent_a_third_time() {
     resent(&hub, 1);
 }
 
-/// Nobody got it the second time; the first one may have.
+/// A loss does not count among the times that nobody got it.
+#[tokio::test(start_paused = true)]
+async fn a_query_that_waits_for_a_second_spoke_whose_connection_is_lost_goes_to_a_third() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let get = had(&hub, &mut lost, "text.get").await;
+    let mut second = connect(&hub).await;
+    drop(lost);
+    resent(&hub, 1);
+    let mut third = connect(&hub).await;
+
+    cut(&mut second);
+
+    answers_the_query(&mut third, "out").await;
+    get.answered("out").await;
+    assert_eq!(second.outbox.queued(), 0);
+    resent(&hub, 2);
+}
+
+/// Nobody got it the second time, but the first spoke may have.
 #[tokio::test(start_paused = true)]
 async fn a_query_that_its_second_spoke_never_got_may_have_been_delivered() {
     let hub = Hub::local().await;
@@ -176,6 +196,30 @@ async fn a_query_goes_to_the_registration_that_replaces_the_one_that_had_it() {
     get.answered("out").await;
 }
 
+/// The program brings it over its new session, where the query runs once more.
+#[tokio::test(start_paused = true)]
+async fn the_answer_of_the_first_run_ends_a_query_and_the_second_one_is_stopped() {
+    let hub = Hub::local().await;
+    let mut input = registration("text", &offered());
+    input["instanceId"] = json!("one");
+    let register = async || Spoke::register(&hub, &admin(), input.clone(), peer()).await;
+    let mut old = register().await.expect("registers");
+    let (ticket, answers) = hub.dispatch(request("text.get", json!("in")));
+    let ticket = ticket.expect("routed");
+    let first = old.next_call().await.request_id;
+    let mut new = register().await.expect("registers");
+    let second = new.next_call().await.request_id;
+    assert_ne!(first, second);
+
+    // Without an answer the first run says nothing of the second one.
+    new.complete(&first);
+    new.respond(&first, json!("first"));
+
+    Had { ticket, answers }.answered("first").await;
+    let stopped = new.next_abort_for("an earlier attempt has answered").await;
+    assert_eq!(stopped, second);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_else_has_no_room_for_a_query_is_told() {
     let hub = Hub::local().await;
@@ -184,7 +228,7 @@ async fn who_else_has_no_room_for_a_query_is_told() {
     let mut input = registration("text", &offered());
     input["concurrency"] = json!(1);
     let mut other = Spoke::register(&hub, &admin(), input, peer()).await.expect("registers");
-    // Of two that are free the less busy one is chosen.
+    // Of two free spokes the less busy one is chosen.
     let _running = had(&hub, &mut other, "text.set").await;
 
     drop(lost);
@@ -206,30 +250,33 @@ async fn with_budget(key_bytes: usize) -> Hub {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_input_that_takes_half_of_a_budget_makes_room_and_its_query_is_not_sent_again() {
+async fn inputs_that_stay_take_an_eighth_of_a_budget_and_what_does_not_fit_is_not_sent_again() {
     let hub = with_budget(100_000).await;
-    let large = || hub.dispatch(request("text.get", json!("x".repeat(60_000))));
     let mut lost = connect(&hub).await;
-    let (ticket, answers) = large();
-    let first = Had {
-        ticket: ticket.expect("routed"),
-        answers,
-    };
-    lost.next_call().await;
-    let (second, _answers) = large();
-    second.expect("the input before is gone");
-    lost.next_call().await;
+    let mut gets = Vec::new();
+    for bytes in [45_000, 10_000, 10_000, 60_000] {
+        let (ticket, answers) = hub.dispatch(request("text.get", json!("x".repeat(bytes))));
+        let ticket = ticket.expect("those before are gone, but for one that is small");
+        lost.next_call().await;
+        gets.push(Had { ticket, answers });
+    }
     let mut other = connect(&hub).await;
 
     drop(lost);
 
-    let error = first.lost().await;
-    assert!(
-        error.message.contains("less than half of `budget.key-bytes`"),
-        "{error}"
-    );
+    let again = other.next_call().await;
+    assert_eq!(again.input.expect("an input").len(), 10_002);
+    other.respond(&again.request_id, json!("out"));
+    for (number, get) in gets.into_iter().enumerate() {
+        if number == 1 {
+            get.answered("out").await;
+            continue;
+        }
+        let error = get.lost().await;
+        assert!(error.message.contains("an eighth of `budget.key-bytes`"), "{error}");
+    }
     assert!(other.has_nothing());
-    resent(&hub, 0);
+    resent(&hub, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,7 +357,7 @@ async fn an_error_of_a_spoke_that_is_called_like_a_loss_ends_its_query() {
         let call = spoke.next_call().await;
         let mut other = Spoke::connect(hub, "text", &offered).await;
 
-        // What it says of the delivery does not count.
+        // What the spoke says about the delivery does not count.
         let error = CallError::new(Code::SpokeLost, "its own").delivered(Delivered::Maybe);
         spoke.fail(&call.request_id, error);
 
@@ -325,7 +372,7 @@ async fn an_error_of_a_spoke_that_is_called_like_a_loss_ends_its_query() {
     pair.end().await;
 }
 
-/// Its time goes on from when it was made.
+/// Its deadline still counts from when it was made.
 #[tokio::test(start_paused = true)]
 async fn a_query_that_is_sent_again_keeps_its_deadline() {
     let hub = Hub::local().await;

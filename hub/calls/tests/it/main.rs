@@ -1,7 +1,7 @@
 //! Calls as surfaces and spokes see them: spokes are driven through their outbox and their session.
 //!
-//! Most run on one hub with events in process and no database, on paused time. What needs real Redis or Postgres
-//! starts its own.
+//! Most tests run on one hub, with events in process and no database, in paused time. Tests that need a real Redis or
+//! Postgres start their own.
 
 mod calling;
 mod churn;

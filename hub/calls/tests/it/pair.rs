@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Dispatched, Hub, HubOptions, LEASE_TTL, Spoke, admin, request};
 
-/// Two hubs that share what hubs share.
+/// Two hubs, and what hubs share.
 pub(crate) struct Pair {
     pub(crate) a: Hub,
     pub(crate) b: Hub,
@@ -21,7 +21,7 @@ pub(crate) struct Pair {
 /// How a pair differs from the usual one.
 struct PairOptions {
     redis: RedisServer,
-    /// Where hub B reaches Redis, if not there.
+    /// Where hub B reaches Redis, if not directly.
     redis_of_b: Option<String>,
     calls: CallsConfig,
     /// What hub B keeps for its peers.
@@ -88,12 +88,12 @@ impl Pair {
         (Self::of(options).await, proxy)
     }
 
-    /// A pair with a link from pod to pod that is up, and the proxy through which hub A dials hub B.
+    /// A pair whose link from pod to pod is up, and the proxy through which hub A dials hub B.
     pub(crate) async fn linked() -> (Self, Proxy) {
         Self::linked_of(PairOptions::new().await).await
     }
 
-    /// The same, and the proxy through which hub B reaches Redis.
+    /// The same, with the proxy through which hub B reaches Redis as well.
     pub(crate) async fn linked_with_b_behind_a_proxy() -> (Self, [Proxy; 2]) {
         let (options, proxy) = PairOptions::with_a_proxy().await;
         let (pair, link) = Self::linked_of(options).await;
@@ -153,8 +153,8 @@ impl Pair {
         spoke
     }
 
-    /// Calls an operation at hub A, where it offers `known` already, before hub B has heard from Redis that it is entered there;
-    /// and lets hub B hear it once it has the call.
+    /// Calls an operation at hub A, once hub A knows who offers `known`, but before hub B has heard from Redis that it
+    /// is entered; lets hub B hear that once it has the call.
     pub(crate) async fn call_early(&self, redis_of_b: &Proxy, known: &str, called: &str) -> Dispatched {
         let known = known.parse().expect("valid");
         until("hub A knows what is offered", || async {
@@ -174,7 +174,7 @@ impl Pair {
         dispatched
     }
 
-    /// Ends Redis with everything that it knew; both hubs know it then.
+    /// Kills Redis with everything that it knew, and waits until both hubs have noticed.
     pub(crate) async fn lose_redis(&mut self) {
         self.redis.kill().await;
         for hub in [&self.a, &self.b] {
@@ -190,7 +190,7 @@ impl Pair {
     }
 }
 
-/// What a hub needs to take links of others, who dial it through this proxy.
+/// What a hub needs to take the links of other hubs, and the proxy through which they dial it.
 async fn peers() -> (PeerSetup, Proxy) {
     let (listener, proxy) = Proxy::with_listener().await.expect("two ports");
     let setup = PeerSetup {

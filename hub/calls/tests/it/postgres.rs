@@ -132,7 +132,7 @@ async fn records_wait_while_postgres_is_away_and_are_dropped_over_the_bound() {
     postgres.stop().await.expect("stops");
 }
 
-/// More than one statement writes.
+/// It takes more than one statement to write them.
 #[tokio::test]
 async fn records_that_are_queued_when_a_hub_ends_are_all_written() {
     const CALLS: usize = 1_500;
@@ -141,7 +141,7 @@ async fn records_that_are_queued_when_a_hub_ends_are_all_written() {
     let schema = json!({"inputSchema": {"type": "string"}});
     let spoke = Spoke::connect(&hub, "text", &[operation("text.upper", "query", &schema)]).await;
     let host = hub.host.clone();
-    // A refusal waits for nothing: the writer, a task of this same thread, does not run before the end.
+    // A refusal waits for nothing, so the writer, a task on this same thread, does not run before the end.
     for _ in 0..CALLS {
         hub.call("text.upper", json!(1)).await.expect_err("no string");
     }
@@ -216,7 +216,8 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
         registered.expect("registers")
     };
 
-    // The specifications of the first are new: it waits until they are saved. Awaited as a connection does.
+    // The specifications of the first registration are new, so it waits until they are saved. Both are awaited as a
+    // connection does.
     let mut both = FuturesUnordered::new();
     both.push(register(offered));
     both.push(register(Vec::new()));
@@ -235,7 +236,7 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
     postgres.stop().await.expect("stops");
 }
 
-/// One of two hubs makes the schema anew; the other one finds it made.
+/// One of two hubs creates the schema again; the other finds that it exists.
 #[tokio::test]
 async fn what_is_offered_and_by_whom_is_written_again_when_the_schema_has_lost_it() {
     let postgres = Server::temporary().await.expect("Postgres is installed");
@@ -295,7 +296,7 @@ async fn an_operation_that_was_offered_before_the_hub_began_has_no_provider_and_
     before.stop().await;
     let hub = Hub::on(&postgres, "pod-a2").await;
 
-    // Again is the same: the first look is remembered.
+    // The second time is the same, because the first look is remembered.
     for _ in 0..2 {
         let known = hub.call("text.upper", json!(1)).await.expect_err("nobody is there");
         let unknown = hub.call("text.lower", json!(1)).await.expect_err("nobody ever was");
@@ -305,7 +306,7 @@ async fn an_operation_that_was_offered_before_the_hub_began_has_no_provider_and_
     postgres.stop().await.expect("stops");
 }
 
-/// A transaction that lets nobody read or write specifications.
+/// A transaction during which nobody can read or write specifications.
 pub(crate) struct LockedOperations(tokio::process::Child);
 
 impl LockedOperations {
@@ -328,17 +329,18 @@ impl LockedOperations {
     }
 }
 
-/// The look has its answer, or gives up, when somebody has come.
+/// The look gets its answer, or gives up, after a spoke has come.
 #[tokio::test]
 async fn a_call_of_an_unknown_name_goes_to_a_spoke_that_comes_while_the_hub_looks() {
     let postgres = Server::temporary().await.expect("Postgres is installed");
     let hub = Hub::on(&postgres, "pod-a1").await;
     let locked = LockedOperations::lock(&postgres).await;
-    // It waits for a second to be saved, and is entered then.
+    // The registration waits up to a second to be saved, and is then entered.
     let offered = [query("text.upper")];
     let registering = Spoke::connect(&hub, "text", &offered);
     let calling = async {
-        // When it has waited for most of that: the call waits on when the registration does not.
+        // The call begins when most of that second has passed, so that it still waits when the registration no longer
+        // does.
         until("the registration waits", async || {
             let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO operations%' \
                            AND now() - query_start > interval '0.7 s'";

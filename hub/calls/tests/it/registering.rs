@@ -1,4 +1,4 @@
-//! What a registration may say, and what becomes of the one before it.
+//! What a registration may say, and what becomes of the previous one.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -53,7 +53,7 @@ async fn what_of_a_specification_is_not_checked_is_told() {
     assert_eq!(warnings.collect::<Vec<_>>(), [&[][..], &[told]]);
 }
 
-/// However many wait for their turn or for the directory, what they have is bounded.
+/// However many registrations wait for their turn or for the directory, the memory that they take is bounded.
 #[tokio::test(start_paused = true)]
 async fn registrations_that_wait_are_charged_to_their_key_whether_or_not_their_peers_wait() {
     let hub = Hub::start(HubOptions {
@@ -77,7 +77,7 @@ async fn registrations_that_wait_are_charged_to_their_key_whether_or_not_their_p
         )
     };
 
-    // Nothing of it runs between these lines.
+    // None of them makes progress between these lines.
     let mut waiting = ["a", "b", "c"].map(ask);
     for registration in &mut waiting {
         assert!(poll!(registration).is_pending());
@@ -94,7 +94,7 @@ async fn registrations_that_wait_are_charged_to_their_key_whether_or_not_their_p
     ask("d").await.expect("registers");
 }
 
-/// A spoke whose registration broke the hub's task was told to try again, for ever.
+/// A spoke whose registration broke the hub's task used to be told to try again, for ever.
 #[tokio::test(start_paused = true)]
 async fn what_no_type_of_ours_can_hold_is_kept_or_refused_by_name() {
     let hub = Hub::local().await;
@@ -481,7 +481,7 @@ async fn a_registration_that_nobody_waits_for_takes_no_effect() {
     assert_eq!(hub.calls.instances().len(), 1);
 }
 
-/// A specification that takes its time: 150 patterns, more than is light.
+/// A specification that takes long to compile: 150 patterns, more than counts as light.
 fn heavy(name: &str) -> Value {
     let properties: serde_json::Map<_, _> = (0..150)
         .map(|i| (format!("p{i}"), json!({"pattern": format!("^[a-z]{{1,63}}{i}{name}$")})))
@@ -495,7 +495,7 @@ fn of_instance(operations: &[Value]) -> RegisterInput {
     serde_json::from_value(input).expect("valid")
 }
 
-/// The program gave up waiting and has come back.
+/// The program gave up waiting and has come back in the meantime.
 #[tokio::test]
 async fn a_registration_whose_connection_has_ended_replaces_no_newer_one() {
     let hub = Hub::local().await;
@@ -511,7 +511,7 @@ async fn a_registration_whose_connection_has_ended_replaces_no_newer_one() {
         .await
         .expect("registers");
 
-    // Its turn comes after the one that was given up.
+    // Its turn comes after that of the registration that was given up.
     let _later = Spoke::register(&hub, &other, registration("later", &[heavy("text.later")]), peer())
         .await
         .expect("registers");
@@ -523,7 +523,7 @@ async fn a_registration_whose_connection_has_ended_replaces_no_newer_one() {
     back.next_call().await;
 }
 
-/// The older connection is one that ended without a word: its hub does not know yet.
+/// The older connection ended without a word, and its hub does not know yet.
 #[tokio::test]
 async fn of_two_connections_of_an_instance_the_one_that_asked_later_stays() {
     let hub = Hub::local().await;

@@ -1,4 +1,4 @@
-//! A session outlives the connection that serves it, and a call its caller where that was asked for.
+//! A session outlives the connection that serves it, and a call outlives its caller if that was asked for.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::fixture::{
 };
 use crate::pair::{Pair, in_flight};
 
-/// A peer whose call runs on a spoke: the hub, the spoke, both ends of the peer's outbox, and the call as the spoke knows it.
+/// A peer whose call runs on a spoke: the hub, the spoke, both ends of the peer's outbox, and the call's id at the
+/// spoke.
 async fn calling() -> (Hub, Spoke, (Outbox, Outgoing), RequestId) {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
@@ -145,7 +146,7 @@ async fn a_detachable_stream_whose_reader_is_gone_goes_on() {
     assert_eq!(hub.calls.in_flight(), 1);
 }
 
-/// A call that goes on when its caller is lost.
+/// A call that continues when its caller is lost.
 fn detachable(operation: &str) -> CallRequest {
     CallRequest {
         on_disconnect: OnDisconnect::Detach,
@@ -222,7 +223,8 @@ async fn a_detachable_call_goes_on_when_its_callers_hub_is_gone() {
     pair.postgres.stop().await.expect("stops");
 }
 
-/// It is what pauses a roll-out: each pod that goes lets its spokes go, and one without a session is away for a moment.
+/// Such a failure would pause a roll-out: each departing pod lets its spokes go, and one without a session is away for
+/// a moment.
 #[tokio::test(start_paused = true)]
 async fn that_a_spoke_is_away_which_was_let_go_is_for_a_while_no_failure_of_the_hubs() {
     let hub = Hub::local().await;
@@ -327,7 +329,7 @@ async fn a_session_that_has_ended_counts_no_calls() {
     assert_eq!(outbox.in_flight(), 0);
 }
 
-/// Cuts a spoke's connection; its session waits.
+/// Cuts a spoke's connection; its session remains and waits.
 pub(crate) fn cut(spoke: &mut Spoke) {
     spoke.outgoing.detach();
     spoke.registration.set_reconnecting(true);
@@ -363,7 +365,7 @@ async fn calls_that_wait_for_a_spoke_that_is_away_go_to_who_comes_and_what_has_l
     assert_eq!((away.outbox.in_flight(), comes.outbox.in_flight()), (2, 0));
 }
 
-/// Its next connection serves the session.
+/// Lets the spoke's next connection serve the session.
 fn comes_back(spoke: &mut Spoke) {
     spoke.outgoing.attach();
     spoke.registration.set_reconnecting(false);
@@ -449,7 +451,7 @@ async fn a_call_from_another_hub_that_waits_for_a_spoke_that_is_away_goes_to_who
     in_flight(&pair.b, 0).await;
 }
 
-/// Each registration has a record of its own, which says nothing of the connection.
+/// Each registration has a record of its own, which does not say whether the connection is there.
 #[tokio::test]
 async fn a_registration_that_is_narrowed_while_its_spoke_is_away_is_reconnecting_to_all_hubs() {
     let pair = Pair::start().await;
@@ -471,7 +473,7 @@ async fn a_registration_that_is_narrowed_while_its_spoke_is_away_is_reconnecting
     pair.end().await;
 }
 
-/// Its hub has not heard yet that the instance has come elsewhere.
+/// Its hub has not heard yet that the instance has registered elsewhere.
 #[tokio::test]
 async fn a_registration_that_is_narrowed_takes_no_place_of_a_newer_one() {
     let pair = Pair::start().await;
@@ -501,7 +503,8 @@ async fn a_registration_that_is_narrowed_takes_no_place_of_a_newer_one() {
     pair.end().await;
 }
 
-/// Waits until hub A knows of the one instance of hub B what that one does: its record of now, and that it is away.
+/// Waits until hub A knows the same about the one instance of hub B as hub B does: its current record, and that it is
+/// away.
 async fn is_reconnecting(pair: &Pair) {
     until("hub A knows", async || {
         let states = [&pair.a, &pair.b].map(|hub| {

@@ -1,7 +1,7 @@
-//! What one routed call costs, checked and recorded, without sockets.
+//! The cost of one routed call, checked and recorded, without sockets.
 //!
-//! The figures are printed (`cargo test -p alkhub-calls speed -- --nocapture`); only a bound that holds on any build
-//! is asserted. `make bench` measures with sockets.
+//! The figures are printed (`cargo test -p alkhub-calls speed -- --nocapture`), and only a bound that holds for any
+//! build is asserted. `make bench` measures with sockets.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -35,14 +35,15 @@ async fn a_routed_call_costs_little() {
     assert_eq!(hub.calls.in_flight(), 0);
 }
 
-/// CPU time of this thread, which a busy machine does not change as it does the time on the clock.
+/// CPU time of this thread, which unlike wall-clock time is the same on a busy machine.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
     let spent = stat.split_whitespace().next().and_then(|ns| ns.parse().ok());
     Duration::from_nanos(spent.expect("nanoseconds"))
 }
 
-/// CPU time per call: the caller's frame in, the spoke's frame out and in, the answer out; and both fake ends.
+/// CPU time per call: the caller's frame in, the spoke's frame out and its answer in, the answer out, and both
+/// simulated ends.
 fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
     let (caller, mut outgoing) = peer_of(Limits {
         items: 1_000,

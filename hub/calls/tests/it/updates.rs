@@ -13,7 +13,7 @@ use crate::fixture::{Hub, Spoke, admin, operation, peer, query, registration, re
 use crate::hashes::{hash_of, hashes, peer_by_hash};
 use crate::pair::{Pair, sees};
 
-/// Changes what a spoke offers; the hub's answer, when other hubs can call it so.
+/// Changes what a spoke offers; returns the hub's answer, once other hubs can call the spoke accordingly.
 async fn update(hub: &Hub, caller: &Arc<Caller>, spoke: &mut Spoke, input: Value) -> Result<RegisterOutput, CallError> {
     let input = serde_json::from_value(input).expect("an update");
     let (mut output, registration) = hub.calls.update(caller, input, spoke.outbox.clone()).await?;
@@ -65,7 +65,7 @@ async fn what_is_added_can_be_called_and_what_is_removed_has_no_provider() {
     answers(&hub, &mut spoke, "text.new").await;
     answers(&hub, &mut spoke, "text.upper").await;
     assert_eq!(refused(&hub, "text.lower").await, (Code::NoProvider, Delivered::No));
-    // By hash, and what it offers already.
+    // One by its hash, and one that the spoke offers already.
     let change = json!({ "add": [hash_of(&query("text.lower")), query("text.new")] });
     let output = update(&hub, &admin(), &mut spoke, change).await.expect("changed");
     assert_eq!(output.operations[0].name, "text.lower");
@@ -73,7 +73,7 @@ async fn what_is_added_can_be_called_and_what_is_removed_has_no_provider() {
     answers(&hub, &mut spoke, "text.lower").await;
 }
 
-/// The other hubs hear of an update before its own hub is told that it is entered.
+/// The other hubs learn of an update before its own hub is told that it is entered.
 #[tokio::test]
 async fn a_call_that_comes_before_its_spokes_update_is_entered_reaches_it() {
     let (pair, [_link, redis_of_b]) = Pair::linked_with_b_behind_a_proxy().await;
@@ -207,7 +207,7 @@ async fn changes_of_one_connection_take_effect_in_their_order() {
 
     let generations = [registered, added, removed].map(|done| {
         let (output, registration) = done.expect("done");
-        // Only the last one holds the session.
+        // Only the last registration holds the session.
         (output.generation, registration)
     });
     assert!(generations[0].0 < generations[1].0 && generations[1].0 < generations[2].0);
@@ -226,7 +226,7 @@ async fn an_update_that_is_given_up_takes_no_effect() {
     assert!(futures::poll!(updating.as_mut()).is_pending());
     drop(updating);
 
-    // Behind it, in its turn.
+    // It comes after the abandoned update, in its turn.
     let output = update(&hub, &admin, &mut spoke, json!({ "add": [query("text.new")] })).await;
     output.expect("changed");
     answers(&hub, &mut spoke, "text.upper").await;
@@ -258,7 +258,7 @@ async fn a_program_changes_its_two_sessions_one_after_the_other() {
 
     let info = hub.calls.operation(&admin(), &"text.upper".parse().expect("valid"));
     assert_eq!(info.expect("offered").spec.version, "2.0.0");
-    // Another program is not asked to follow.
+    // Another program is not expected to follow.
     let input = registration(
         "text",
         &[operation("text.upper", "query", &json!({ "version": "2.0.0" }))],
@@ -289,7 +289,7 @@ async fn the_answer_to_an_update_says_that_other_hubs_can_call_it() {
     pair.end().await;
 }
 
-/// The record changes hands by compare-and-set: what the instance has registered elsewhere meanwhile stands.
+/// The record is replaced by compare-and-set: what the instance has meanwhile registered elsewhere stands.
 #[tokio::test]
 async fn an_update_gives_way_to_a_registration_on_another_hub() {
     let (pair, redis_of_b) = Pair::with_b_behind_a_proxy().await;
@@ -335,7 +335,8 @@ async fn an_update_gives_way_to_a_registration_on_another_hub() {
     pair.end().await;
 }
 
-/// The second hub has what the first one's spokes offer compiled: the registration that follows a killed hub finds it there.
+/// The second hub has already compiled what the first one's spokes offer, so that a registration after that hub was
+/// killed finds it there.
 #[tokio::test]
 async fn a_spoke_whose_hub_is_gone_registers_by_hash_at_another_one() {
     let pair = Pair::start().await;

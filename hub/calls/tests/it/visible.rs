@@ -1,4 +1,4 @@
-//! What is acknowledged as registered can be called through every hub; and who comes too early waits.
+//! A spoke whose registration is acknowledged can be called through every hub, and a call that comes too early waits.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::fixture::{Hub, HubOptions, Spoke, admin, client, peer, query, registr
 use crate::pair::Pair;
 use crate::postgres::LockedOperations;
 
-/// Registrations of one test, each called through two other hubs.
+/// How many registrations a test makes, each of which is called through two other hubs.
 const REGISTRATIONS: usize = 250;
 
-/// Registrations under way at once.
+/// How many registrations are under way at once.
 const AT_ONCE: usize = 8;
 
-/// Three hubs of one Hub; the last one reaches Redis through a proxy.
+/// Three hubs of one Hub; the last of them reaches Redis through a proxy.
 struct Trio {
     hubs: Vec<Hub>,
     proxy: Proxy,
@@ -33,9 +33,9 @@ struct Trio {
 /// A registration that was acknowledged, and what came of the calls through the other hubs.
 #[derive(Debug)]
 struct Seen {
-    /// Hubs that were named in the acknowledgement.
+    /// The hubs that were named in the acknowledgement.
     lagging: Vec<String>,
-    /// Hubs that its own one knew to live then.
+    /// How many hubs its own hub knew to be alive at that time.
     living: usize,
     /// How each call ended, by the hub that it went through.
     calls: Vec<(String, Result<(), CallError>)>,
@@ -123,7 +123,7 @@ impl Trio {
     }
 }
 
-/// The calls that failed through hubs that were not named, for a reason that counts.
+/// The calls that failed through hubs that were not named, for a reason that `counts`.
 fn failures(seen: &[Seen], counts: impl Fn(&CallError) -> bool) -> Vec<&CallError> {
     let of = |seen: &Seen, hub: &String| !seen.lagging.contains(hub);
     let calls = seen
@@ -149,7 +149,7 @@ async fn what_is_registered_can_be_called_through_every_hub_at_once() {
         2 * REGISTRATIONS,
         failed.first()
     );
-    // A busy machine may take a second now and then.
+    // A busy machine may now and then need a second.
     let lagging = seen.iter().filter(|one| !one.lagging.is_empty()).count();
     assert!(
         lagging <= REGISTRATIONS / 10,
@@ -158,7 +158,7 @@ async fn what_is_registered_can_be_called_through_every_hub_at_once() {
     trio.end().await;
 }
 
-/// Its lease is there for a while, and it answers nobody.
+/// Its lease remains for a while, and it answers nobody.
 #[tokio::test]
 async fn a_hub_that_dies_is_named_until_it_is_gone_and_holds_nobody_up_for_long() {
     let mut trio = Trio::start().await;
@@ -182,7 +182,7 @@ async fn a_hub_that_dies_is_named_until_it_is_gone_and_holds_nobody_up_for_long(
     trio.end().await;
 }
 
-/// What the other hubs held is gone there, until they have written it again.
+/// What the other hubs held is gone from Redis until they have written it again.
 #[tokio::test]
 async fn nobody_is_unknown_after_a_restart_of_redis_that_was_visible_before() {
     let mut trio = Trio::start().await;
@@ -207,7 +207,7 @@ async fn nobody_is_unknown_after_a_restart_of_redis_that_was_visible_before() {
 #[tokio::test]
 async fn a_hub_without_the_specification_is_named_and_who_calls_through_it_waits_for_that() {
     let pair = Pair::start().await;
-    // So that the store has it, and no hub of the pair.
+    // Makes sure that the store has it and no hub of the pair does.
     let stranger = Hub::on(&pair.postgres, "pod-x1").await;
     drop(Spoke::connect(&stranger, "text", &[query("text.upper")]).await);
     let locked = LockedOperations::lock(&pair.postgres).await;
@@ -232,7 +232,7 @@ async fn a_call_waits_for_a_registration_of_which_its_hub_has_not_heard_yet() {
     let (pair, proxy) = Pair::with_b_behind_a_proxy().await;
     let offered = serde_json::from_value(registration("text", &[query("text.upper")])).expect("valid");
     let (outbox, outgoing) = peer();
-    // Hub B has compiled it.
+    // Makes sure that hub B has compiled it.
     let known = Spoke::connect(&pair.b, "text", &[query("text.upper")]).await;
     proxy.hold();
     let registered = pair.a.calls.register(&admin(), offered, outbox.clone()).await;
@@ -256,7 +256,7 @@ async fn a_call_waits_for_a_registration_of_which_its_hub_has_not_heard_yet() {
     pair.end().await;
 }
 
-/// Looks at the directory in Redis so far, of all hubs.
+/// How many looks at the directory in Redis all hubs have made so far.
 async fn looks(pair: &Pair) -> u64 {
     let info: String = pair.redis.query(&["INFO", "commandstats"]).await;
     let hmget = info.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls="));
@@ -264,7 +264,7 @@ async fn looks(pair: &Pair) -> u64 {
     calls.map_or(0, |calls| calls.parse().expect("a number"))
 }
 
-/// There is no other look within the second, however many call.
+/// There is no second look within the same second, however many calls come.
 #[tokio::test]
 async fn a_name_is_looked_at_once_in_a_second() {
     let pair = Pair::start().await;
@@ -280,7 +280,8 @@ async fn a_name_is_looked_at_once_in_a_second() {
     pair.end().await;
 }
 
-/// Prepares a call of a name that nobody offers while the store does not answer: the refusal, and the time that it took.
+/// Prepares a call of a name that nobody offers while the store does not answer; returns the refusal, and how long it
+/// took.
 async fn prepared_in_vain(pair: &Pair, timeout: Option<Duration>) -> (Code, Duration) {
     let locked = LockedOperations::lock(&pair.postgres).await;
     let request = CallRequest {
@@ -295,7 +296,7 @@ async fn prepared_in_vain(pair: &Pair, timeout: Option<Duration>) -> (Code, Dura
     (refused.expect_err("nobody offers it").code, took)
 }
 
-/// A look takes a second at most, and there is no second one.
+/// A look takes at most a second, and there is no second look.
 #[tokio::test]
 async fn a_call_that_is_prepared_waits_for_one_look_until_its_deadline() {
     let limits = CallsConfig {
@@ -336,7 +337,7 @@ async fn a_call_that_its_caller_may_not_make_is_looked_for_nowhere() {
     pair.end().await;
 }
 
-/// What a hub remembers of an operation that nobody offers now is enough to know how it is answered.
+/// What a hub remembers about an operation that nobody offers now is enough to know how a call of it is answered.
 #[tokio::test]
 async fn a_call_whose_operation_is_remembered_is_prepared_without_a_look() {
     let hub = Hub::local().await;

@@ -73,7 +73,6 @@ struct Acks {
 pub(super) struct Received {
     /// The conduit broke before this message: what was under way, in both directions, is lost.
     pub(super) broke: bool,
-    /// A payload.
     pub(super) payload: Option<Bytes>,
     /// An answer that has to go back at once.
     pub(super) answer: Option<Header>,

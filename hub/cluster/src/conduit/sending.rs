@@ -1,11 +1,11 @@
 //! Sends to other hubs.
 //!
 //! Invariants
-//! - Nothing here waits: a message without room is refused, and one that the carrier does not accept now is sent again
+//! - Nothing here blocks: a message without room is refused, and one that the carrier does not accept now is sent again
 //!   later.
 //! - Messages that wait to be sent again go first.
 //! - The refusal of a call gives the reason: too much waits, the hub's budget is used up, or the carrier is down or was
-//!   until just now.
+//!   until just now. It waits its turn only where a link is full.
 
 use std::sync::Arc;
 
@@ -55,9 +55,11 @@ impl Conduits {
             }
         };
         let (message, kept) = header.encode(&sides.hub, payload);
+        // A link that is full has room again in a moment; with Redis nobody knows.
+        let may_wait = |reason| class != Class::Call || reason == NotSent::Full && sides.carriers.is_linked(to);
         let taken = if peer.pushed(class, kept, now) {
             sides.carriers.send(to, message)
-        } else if class != Class::Call {
+        } else if may_wait(NotSent::Full) {
             // It goes after the others that wait for the carrier.
             Ok(())
         } else if sides.carriers.is_down(to) {
@@ -68,7 +70,7 @@ impl Conduits {
         match taken {
             Ok(()) => {}
             // The call can go elsewhere at once.
-            Err(reason) if class == Class::Call => {
+            Err(reason) if !may_wait(reason) => {
                 peer.retract(now);
                 return Err(reason);
             }

@@ -4,7 +4,8 @@
 //! - Places are numbered from 1 without a hole; a message that is withdrawn leaves its place behind.
 //! - A message that may have been received is never withdrawn: only one that was handed to the carrier once, and came
 //!   back.
-//! - The window is bounded: in messages and bytes for those that can be refused, in messages for all.
+//! - The window is bounded: in messages and bytes for those that can be refused, in messages for all. Calls and items
+//!   each have bytes of their own, so that large answers leave room for calls.
 //! - All of it is charged to the hub ([`Kept::Links`]) for as long as it is kept. Messages that can be refused are
 //!   refused once the hub's budget is used up; an empty window may draw on the budget's reserve.
 
@@ -35,10 +36,10 @@ pub enum Class {
 /// bytes.
 const MESSAGES: usize = 131_072;
 
-/// How many bytes a window accepts before it refuses calls and items.
+/// How many bytes of calls a window accepts before it refuses calls, and how many of items before it refuses items.
 const BYTES: usize = 16 * 1024 * 1024;
 
-/// How many bytes a window accepts before it refuses ends.
+/// How many bytes of all messages a window accepts before it refuses ends.
 const ALL_BYTES: usize = 64 * 1024 * 1024;
 
 /// How many messages a window accepts at all: beyond that the conduit breaks.
@@ -68,7 +69,7 @@ pub(super) struct Window {
     entries: VecDeque<Entry>,
     /// The place of the first entry.
     first: u64,
-    bytes: usize,
+    bytes: ByClass,
     held: Held,
     /// The next place to be handed to the carrier, if that is not the one after the last.
     resume: Option<u64>,
@@ -83,6 +84,15 @@ pub(super) struct Window {
     pause: Duration,
     /// When the peer last acknowledged something, or last could not have.
     heard_at: Instant,
+}
+
+/// The payload bytes of the entries.
+#[derive(Clone, Copy, Debug, Default)]
+struct ByClass {
+    calls: usize,
+    items: usize,
+    /// Of ends and of what is never refused.
+    others: usize,
 }
 
 #[derive(Debug)]
@@ -112,7 +122,7 @@ impl Window {
         Self {
             entries: VecDeque::new(),
             first: 1,
-            bytes: 0,
+            bytes: ByClass::default(),
             held: budget.nothing(Kept::Links),
             resume: None,
             refused: None,
@@ -126,19 +136,24 @@ impl Window {
 
     /// The number of bytes that wait for their acknowledgement.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.all()
     }
 
     /// Makes room for a message, which is pushed next. An empty window accepts any message that the budget has room
     /// for.
     pub(super) fn make_room(&mut self, class: Class, bytes: usize) -> Result<(), NoRoom> {
         let (messages, cost) = (self.entries.len(), self.cost() + bytes + ENTRY_BYTES);
-        let bytes = self.bytes + bytes;
+        let (kept, most) = match class {
+            Class::Call => (self.bytes.calls, BYTES),
+            Class::Item => (self.bytes.items, BYTES),
+            Class::End => (self.bytes.all(), ALL_BYTES),
+            Class::Control => (0, usize::MAX),
+        };
         match class {
             _ if messages == 0 => {}
             _ if messages >= ALL_MESSAGES => return Err(NoRoom::ForAnything),
-            Class::Call | Class::Item if messages >= MESSAGES || bytes > BYTES => return Err(NoRoom::ForThis),
-            Class::End if bytes > ALL_BYTES => return Err(NoRoom::ForThis),
+            Class::Call | Class::Item if messages >= MESSAGES => return Err(NoRoom::ForThis),
+            _ if kept.saturating_add(bytes) > most => return Err(NoRoom::ForThis),
             Class::Call | Class::Item | Class::End | Class::Control => {}
         }
         match class {
@@ -152,7 +167,7 @@ impl Window {
 
     /// The number of bytes charged to the budget.
     fn cost(&self) -> usize {
-        self.bytes + self.entries.len() * ENTRY_BYTES
+        self.bytes.all() + self.entries.len() * ENTRY_BYTES
     }
 
     /// Whether something has to be handed to the carrier before the next message.
@@ -185,7 +200,7 @@ impl Window {
             self.resend_at = now + PAUSE;
         }
         let goes = self.resume.is_none();
-        self.bytes += payload.len();
+        *self.bytes.of(class) += payload.len();
         self.entries.push_back(Entry {
             kind: Kind::Data,
             class,
@@ -198,7 +213,7 @@ impl Window {
     /// Takes back the last message, which the carrier did not accept.
     pub(super) fn retract(&mut self) {
         if let Some(entry) = self.entries.pop_back() {
-            self.bytes -= entry.payload.len();
+            *self.bytes.of(entry.class) -= entry.payload.len();
             self.held.ease(self.cost());
         }
     }
@@ -221,7 +236,7 @@ impl Window {
         }
         entry.kind = Kind::Skip;
         let payload = std::mem::take(&mut entry.payload);
-        self.bytes -= payload.len();
+        self.bytes.calls -= payload.len();
         self.held.ease(self.cost());
         Some(payload)
     }
@@ -236,7 +251,7 @@ impl Window {
         }
         while self.first <= place {
             let Some(entry) = self.entries.pop_front() else { break };
-            self.bytes -= entry.payload.len();
+            *self.bytes.of(entry.class) -= entry.payload.len();
             self.first += 1;
         }
         self.held.ease(self.cost());
@@ -313,6 +328,22 @@ impl Window {
     fn entry(&mut self, place: u64) -> Option<&mut Entry> {
         let at = usize::try_from(place.checked_sub(self.first)?).ok()?;
         self.entries.get_mut(at)
+    }
+}
+
+// === impl ByClass ===
+
+impl ByClass {
+    fn of(&mut self, class: Class) -> &mut usize {
+        match class {
+            Class::Call => &mut self.calls,
+            Class::Item => &mut self.items,
+            Class::End | Class::Control => &mut self.others,
+        }
+    }
+
+    fn all(&self) -> usize {
+        self.calls + self.items + self.others
     }
 }
 
@@ -411,19 +442,33 @@ mod tests {
     #[test]
     fn what_can_be_refused_is_refused_first() {
         let start = Instant::now();
-        let mut window = window(start);
-        assert_eq!(
-            window.make_room(Class::Call, ALL_BYTES),
-            Ok(()),
-            "an empty window takes anything"
-        );
-        window.push(Class::End, Bytes::from(vec![0; BYTES]), start);
+        for (class, other) in [(Class::Call, Class::Item), (Class::Item, Class::Call)] {
+            let mut window = window(start);
+            assert_eq!(
+                window.make_room(class, ALL_BYTES),
+                Ok(()),
+                "an empty window takes anything"
+            );
+            window.push(class, Bytes::from(vec![0; BYTES]), start);
 
-        assert_eq!(window.make_room(Class::Call, 1), Err(NoRoom::ForThis));
-        assert_eq!(window.make_room(Class::Item, 1), Err(NoRoom::ForThis));
-        assert_eq!(window.make_room(Class::End, 1), Ok(()));
-        assert_eq!(window.make_room(Class::End, ALL_BYTES), Err(NoRoom::ForThis));
-        assert_eq!(window.make_room(Class::Control, ALL_BYTES), Ok(()));
+            assert_eq!(window.make_room(class, 1), Err(NoRoom::ForThis));
+            assert_eq!(window.make_room(other, 1), Ok(()));
+            assert_eq!(window.make_room(Class::End, 1), Ok(()));
+            assert_eq!(window.make_room(Class::End, ALL_BYTES), Err(NoRoom::ForThis));
+            assert_eq!(window.make_room(Class::Control, ALL_BYTES), Ok(()));
+        }
+    }
+
+    #[test]
+    fn ends_that_fill_the_window_leave_room_for_calls() {
+        let start = Instant::now();
+        let mut window = window(start);
+        window.push(Class::End, Bytes::from(vec![0; ALL_BYTES]), start);
+
+        assert_eq!(window.make_room(Class::End, 1), Err(NoRoom::ForThis));
+        assert_eq!(window.make_room(Class::Call, BYTES), Ok(()));
+        window.acknowledge(1, start);
+        assert_eq!(window.bytes(), 0);
     }
 
     #[test]

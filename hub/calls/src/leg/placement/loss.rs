@@ -14,7 +14,7 @@ use alkhub_protocol::{CallError, Code, Delivered, OperationKind};
 use super::Placement;
 use crate::directory::Instance;
 use crate::directory::router::Excluded;
-use crate::leg::call::{Call, To};
+use crate::leg::call::Call;
 use crate::leg::table::CallTable;
 
 /// A call that was lost with its spoke is not sent again; with the reason, if its caller is to be told.
@@ -46,48 +46,69 @@ impl Placement {
     /// An instance is lost with a call that it may have got: another instance gets it, if it may be sent again. If the
     /// call is no longer there, it is left to whoever has it.
     pub(crate) fn lost(&self, call: &Arc<Call>, from: &Arc<Instance>, not: Excluded<'_>) -> Result<(), NotAgain> {
+        if self.take_lost(call, from)? {
+            self.send_again(call, not)?;
+        }
+        Ok(())
+    }
+
+    /// The same by the word of the hub that held the instance, which may come sooner than the directory hears that the
+    /// same program has registered anew: the call waits for that a little. Without anybody who takes it, `end` gets the
+    /// reason, possibly before this returns.
+    pub(crate) fn lost_there(
+        self: &Arc<Self>,
+        call: &Arc<Call>,
+        from: &Arc<Instance>,
+        end: impl FnOnce(NotAgain) + Send + 'static,
+    ) {
+        match self.take_lost(call, from) {
+            Ok(true) => {
+                if let Err(refusal) = self.send_again(call, Excluded::Registration(from)) {
+                    self.look_again(call, from, refusal, |refusal| end(refusal.into()));
+                }
+            }
+            Ok(false) => {}
+            Err(reason) => end(reason),
+        }
+    }
+
+    /// Takes a call out of the place with which it is lost, to be sent again, and gives its slot back: the same program
+    /// may come back to that very slot. False if it is not there any more; it stays if it may not be sent again.
+    fn take_lost(&self, call: &Call, from: &Arc<Instance>) -> Result<bool, NotAgain> {
         let mut leg = call.leg.lock();
         if leg.to.instance().is_none_or(|at| !Arc::ptr_eq(at, from)) {
-            return Ok(());
+            return Ok(false);
         }
         // Whoever has taken it out of the table is about to end it.
-        if leg.was_lost || !may_repeat(call) || !self.table.contains(call.key) {
+        if call.was_lost() || !may_repeat(call) || !self.table.contains(call.key) {
             return Err(NotAgain::default());
         }
         if let Some(full) = call.input.no_room() {
             let setting = full.setting();
-            let reason = format!("its input was not kept, as less than half of `{setting}` was free");
+            let reason = format!("its input was not kept, as such inputs take up an eighth of `{setting}` at most");
             return Err(NotAgain(Some(reason)));
         }
-        let pool = self.pool_of(&call.operation)?;
         // This comes before anybody has it: the next spoke that gets it is the last one.
         call.input.stays_no_more();
-        let mut to = To::Nobody;
-        self.try_some(call, &pool, not, |instance| {
-            let number = self.hand_over(call, leg.resent + 1, &instance);
-            let number = number.inspect_err(|_| instance.load.release())?;
-            to = To::at(instance, number);
-            Ok(())
-        })?;
-        leg.resent += 1;
-        leg.was_lost = true;
-        let left = std::mem::replace(&mut leg.to, to);
-        CallTable::release(&left, call.key);
         if let Some(session) = &from.session {
             self.is_not_there(call, session);
         }
-        self.metrics.resent.inc();
-        Ok(())
+        call.note_loss(&from.entry.spoke);
+        leg.resent += 1;
+        let left = std::mem::take(&mut leg.to);
+        CallTable::release(&left, call.key);
+        Ok(true)
     }
 }
 
-/// Whether an error means that the hub which held a spoke lost the call with it. Whatever a spoke itself answers is
-/// known to be from one that received the call ([`crate::session::spoken`]).
+/// Whether an error comes from the hub that held the spoke, and says that the call was lost with it. An error that a
+/// spoke itself answers says that the spoke has received the call ([`crate::session::spoken`]).
 pub(crate) fn is_loss(error: &CallError) -> bool {
     error.code == Code::SpokeLost && error.delivered == Delivered::Maybe
 }
 
-/// Whether it does no harm to run a call a second time, and its caller still waits for it and may still make it.
+/// Whether it does no harm to run a call a second time, and it is still due under the rights that it was admitted by.
+/// Nobody need wait for it: one that goes on without its caller is sent again like any other.
 fn may_repeat(call: &Call) -> bool {
     call.operation.spec.kind == OperationKind::Query
         && !call.is_relayed()

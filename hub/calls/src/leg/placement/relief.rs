@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - A call leaves its place only for one that has taken it; until then it can go back, and does if nobody takes it.
-//! - A call that was sent again before, by this hub or by its caller's, stays: it is not sent a third time.
+//! - A call that was sent again before, by this hub or by its caller's, stays: it is not sent a third time. That it was
+//!   sent again after a loss does not count.
 
 use std::sync::Arc;
 
@@ -40,7 +41,14 @@ impl Placement {
     pub(crate) fn relieve(&self, call: &Arc<Call>, session: &Arc<Session>, look: &mut Look) {
         match &call.source {
             CallSource::Caller(_) => self.pass_on(call, session),
-            CallSource::Hub { call: remote, .. } => self.give_back(call, remote, session, look),
+            CallSource::Hub {
+                call: remote,
+                may_come_back: true,
+                ..
+            } => self.give_back(call, remote, session, look),
+            CallSource::Hub {
+                may_come_back: false, ..
+            } => {}
         }
     }
 
@@ -49,8 +57,7 @@ impl Placement {
         self.relieve(call, session, &mut Look::default());
     }
 
-    /// Whether an instance other than this one can take a call now, looking only at instances that are nobody's second
-    /// choice.
+    /// Whether an instance other than this one can take a call now, second choices not counted.
     pub(crate) fn has_another(&self, operation: &Operation, target: Option<&SpokeName>, not: &Instance) -> bool {
         let draining = self.cluster.draining();
         let wanted = Wanted {
@@ -79,9 +86,6 @@ impl Placement {
     /// pass gives back no more calls than the others have slots for, as far as this hub knows, because it can be done
     /// only once with each call.
     fn give_back(&self, call: &Arc<Call>, remote: &RemoteCall, session: &Arc<Session>, look: &mut Look) {
-        if remote.attempt > 0 {
-            return;
-        }
         let waiting = {
             let leg = call.leg.lock();
             waiting_at(&leg.to, session)
@@ -102,7 +106,7 @@ impl Placement {
     /// Sends a waiting call of this hub's caller to another instance, if one takes it.
     fn pass_on(&self, call: &Arc<Call>, session: &Arc<Session>) {
         let mut leg = call.leg.lock();
-        let waiting = waiting_at(&leg.to, session).filter(|_| leg.resent == 0);
+        let waiting = waiting_at(&leg.to, session).filter(|_| call.came_back(&leg) == 0);
         let Some((from, number)) = waiting else { return };
         let Ok(pool) = self.pool_of(&call.operation) else {
             return;

@@ -12,7 +12,7 @@ pub(crate) struct Backlog {
 // === impl Backlog ===
 
 impl Backlog {
-    /// Whether one more item of `size` bytes stays within the bounds; an empty backlog takes any item.
+    /// Whether another item of `size` bytes stays within the bounds; an empty backlog accepts any item.
     pub(crate) fn has_room(&self, size: usize, items: usize, bytes: usize) -> bool {
         let waiting = self.items.load(Ordering::Acquire);
         waiting == 0 || (waiting < items && self.bytes.load(Ordering::Acquire) + size <= bytes)

@@ -20,10 +20,11 @@ const COUNTED: Limits = Limits {
     bytes: 1024 * 1024,
 };
 
-/// The approximate cost of an entry beside its bytes.
+/// The approximate cost of an entry besides its bytes.
 const ENTRY_BYTES: usize = 128;
 
-/// So much of what one session has waiting is not charged: a peer whose key has used up its budget can still get that answer.
+/// How much of what one session has waiting is not charged, so that a peer whose key has used up its budget can still
+/// be told so.
 const FREE_BYTES: usize = 4 * 1024;
 
 pub(super) struct Contents {
@@ -31,46 +32,46 @@ pub(super) struct Contents {
     waiting: Queue<Entry>,
     /// The messages that the writer has taken and the peer has not acknowledged.
     taken: Unacknowledged<Bytes>,
-    /// The messages that an earlier connection has taken and not got rid of: they come before those that wait.
+    /// The messages that an earlier connection has taken and not delivered: they come before those that wait.
     again: VecDeque<Bytes>,
     again_bytes: usize,
-    /// Bytes of ends of streams that the writer has taken and may not write yet.
+    /// The bytes of the ends of streams that the writer has taken but may not write yet.
     kept: usize,
     held: Held,
-    /// The close, which is sent last, until it is handed out.
+    /// The close, which is sent last; gone once it is handed out.
     close: Option<(CloseCode, String)>,
-    /// Number of the last call pushed, and of the last one handed to the writer.
+    /// The number of the last call pushed, and of the last one handed to the writer.
     calls_pushed: u64,
     calls_taken: u64,
     sealed: bool,
-    /// The destination of everything once another hub goes on with the session.
+    /// Where everything goes once another hub goes on with the session.
     elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 pub(super) struct Entry {
     message: Bytes,
     owner: Owner,
-    /// Of a call, its own; else that of the last call before it.
+    /// If it is a call, its own number; otherwise that of the last call before it.
     number: u64,
 }
 
-/// The owner of a message: it decides what happens when the writer takes it.
+/// The owner of a message, which decides what happens when the writer takes it.
 pub(super) enum Owner {
     None,
     /// The end of a call.
     End,
-    /// The end of a stream, or the abort of a call: the writer keeps it for a while.
+    /// The end of a stream, or the abort of a call: the writer holds it back for a while.
     Last {
         is_end: bool,
     },
-    /// Once it is on its way to the spoke its input is not needed any more.
+    /// A call. Once it is on its way to the spoke, its input may be released.
     Call(Arc<Input>),
-    /// A call of the hub that the session has left, which has sent it.
+    /// A call from the hub that the session has left, which has already sent it.
     PassedCall,
     Subscription(Arc<Backlog>),
 }
 
-/// The result of a take.
+/// What the writer gets.
 pub(super) enum Taken {
     Item(OutgoingItem),
     Nothing,
@@ -97,17 +98,18 @@ impl Contents {
         }
     }
 
-    /// Messages that wait.
+    /// How many messages wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.again.len()
     }
 
-    /// Queues a message, about the call that the peer names so; with it the number of the last call that was queued.
+    /// Queues a message about the call that the peer knows by this id; also returns the number of the last call that
+    /// was queued.
     pub(super) fn push(&mut self, message: Bytes, owner: Owner, id: Option<&str>) -> Result<(u64, Waiter), Full> {
         if self.elsewhere.is_some() {
             return self.push_elsewhere(message, &owner, id);
         }
-        // Of ends there are as many as calls run: they are taken as long as anything is sent.
+        // There are only as many ends as running calls: they are accepted as long as anything is sent.
         let is_last_word = owner.is_end() && self.close.is_some();
         if !is_last_word {
             self.waiting.room(message.len(), self.limits)?;
@@ -120,7 +122,7 @@ impl Contents {
         Ok(self.add(message, owner))
     }
 
-    /// Queues a call that was taken out before, whether or not its room was filled meanwhile.
+    /// Queues a call that was taken out before, even if its room has been filled meanwhile.
     pub(super) fn push_back(&mut self, message: Bytes, owner: Owner, id: &str) -> Result<(u64, Waiter), Full> {
         if self.elsewhere.is_some() {
             return self.push_elsewhere(message, &owner, Some(id));
@@ -128,7 +130,7 @@ impl Contents {
         if self.sealed || self.waiting.has_ended() {
             return Err(Full::Ended);
         }
-        // Where the budget was used up meanwhile, the next message finds it so.
+        // If the budget has been used up meanwhile, the next message will be refused for that.
         let _ = self.charge(message.len() + ENTRY_BYTES);
         Ok(self.add(message, owner))
     }
@@ -139,7 +141,7 @@ impl Contents {
         (number, self.waiting.add(Entry { message, owner, number }))
     }
 
-    /// Hands a message to the hub that goes on with the session.
+    /// Passes a message to the hub that goes on with the session.
     fn push_elsewhere(&mut self, message: Bytes, owner: &Owner, id: Option<&str>) -> Result<(u64, Waiter), Full> {
         let is_call = matches!(owner, Owner::Call(_));
         if self.waiting.has_ended() || is_call && self.sealed {
@@ -158,7 +160,7 @@ impl Contents {
         Ok((self.calls_pushed, Waiter::default()))
     }
 
-    /// Hands the next message to the writer; a copy of it stays until it is acknowledged.
+    /// Hands the next message to the writer; a copy stays here until it is acknowledged.
     pub(super) fn take(&mut self) -> Taken {
         if let Some(message) = self.again.pop_front() {
             self.again_bytes -= message.len();
@@ -168,7 +170,7 @@ impl Contents {
             return self.take_end();
         };
         if let Owner::Call(_) = owner {
-            // They leave in the order in which they were numbered.
+            // They leave in the order of their numbers.
             self.calls_taken = number;
         }
         owner.left(message.len());
@@ -184,8 +186,8 @@ impl Contents {
         Taken::Item(OutgoingItem::Message(message))
     }
 
-    /// Charges what is kept, and so many bytes more. Messages kept to be sent again make room for those that were never
-    /// sent.
+    /// Charges what is kept, and `more` bytes on top. If there is no room, messages that are kept only to be sent again
+    /// make way for those that were never sent.
     fn charge(&mut self, more: usize) -> Result<(), Full> {
         let cost = |contents: &Self| (contents.cost() + more).saturating_sub(FREE_BYTES);
         let (whole, is_ring) = (cost(self), self.taken.counts() && !self.taken.is_empty());
@@ -222,13 +224,13 @@ impl Contents {
         self.waiting.wait(cx);
     }
 
-    /// The end of a stream that the writer kept goes out now.
+    /// Notes that the end of a stream, which the writer held back, goes out now.
     pub(super) fn send_last(&mut self, message: Bytes) {
         self.kept = self.kept.saturating_sub(message.len());
         self.taken.push(message);
     }
 
-    /// A message that did not wait here leaves between those that did; it is kept for a peer that counts.
+    /// Notes a message that did not wait here but leaves between those that did; it is kept if the peer counts.
     pub(super) fn passes(&mut self, message: Bytes) {
         if self.taken.counts() {
             self.taken.push(message);
@@ -238,36 +240,36 @@ impl Contents {
         }
     }
 
-    /// Whether the next message might make it forget one that is not acknowledged.
+    /// Whether the next message might make it forget one that is not acknowledged yet.
     pub(super) fn is_full(&self) -> bool {
         self.taken.is_full()
     }
 
-    /// Everything that was taken is written.
+    /// Notes that everything that was taken is written.
     pub(super) fn written(&mut self) {
         self.taken.written();
         self.ease();
     }
 
-    /// The peer counts from now on what it receives.
+    /// Notes that from now on the peer counts what it receives.
     pub(super) fn count(&mut self) {
         self.taken.count(COUNTED);
     }
 
-    /// The peer has received so many messages.
+    /// Notes that the peer has received this many messages.
     pub(super) fn acknowledge(&mut self, count: u64) -> Result<(), WrongCount> {
         self.taken.acknowledge(count)?;
         self.ease();
         Ok(())
     }
 
-    /// Whether a peer that has received so many messages can come back.
+    /// Whether a peer that has received this many messages can come back.
     pub(super) fn check(&self, received: u64) -> Result<(), WrongCount> {
-        // What waits to be said again was not received either: none of it is forgotten.
+        // What waits to be sent again was not received either: none of it is forgotten.
         self.taken.check(received)
     }
 
-    /// Everything that was taken and not acknowledged waits again.
+    /// Lets everything that was taken and not acknowledged wait again.
     pub(super) fn rewind(&mut self) {
         let (mut taken, bytes) = self.taken.rewind();
         taken.append(&mut self.again);
@@ -275,13 +277,13 @@ impl Contents {
         self.again_bytes += bytes;
     }
 
-    /// Where everything goes, when another hub goes on with the session.
+    /// Where everything goes, if another hub goes on with the session.
     pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
         self.elsewhere.as_ref()
     }
 
-    /// Gives everything to another hub, which goes on with the session from here on: first what the peer lacks by `begin`,
-    /// then those that the writer kept, then what waits.
+    /// Gives everything to another hub, which goes on with the session from here: first what the peer lacks, by
+    /// `begin`, then the messages that the writer held back, then those that wait.
     pub(super) fn leave(
         &mut self,
         elsewhere: Arc<dyn Elsewhere>,
@@ -312,7 +314,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Begins with what another hub has left.
+    /// Begins with what another hub has left over.
     pub(super) fn restore(&mut self, delivery: DeliveryState) -> Result<(), Full> {
         let DeliveryState { received, again } = delivery;
         self.taken = Unacknowledged::counting_from(COUNTED, received);
@@ -321,7 +323,7 @@ impl Contents {
         self.charge(0)
     }
 
-    /// Ends it once what waits has left; `None` when that was decided before.
+    /// Ends it once everything that waits has left; `None` if the end was already decided.
     pub(super) fn close(&mut self, code: CloseCode, reason: &str) -> Option<Waiter> {
         if self.waiting.has_ended() {
             return None;
@@ -330,12 +332,12 @@ impl Contents {
         Some(self.waiting.end())
     }
 
-    /// Why it ends, until that is handed out.
+    /// Why it ends, until the close is handed out.
     pub(super) fn closing(&self) -> Option<&str> {
         self.close.as_ref().map(|(_, reason)| reason.as_str())
     }
 
-    /// Takes a call out that waits; false when it does not wait any more.
+    /// Takes out a call that waits; false if it no longer waits.
     pub(super) fn withdraw(&mut self, number: u64) -> bool {
         let waiting = self.waiting.len();
         self.waiting
@@ -347,7 +349,7 @@ impl Contents {
         withdrawn
     }
 
-    /// Takes out every call that waits and lets no more in; the number of the last call that left.
+    /// Takes out every call that waits and lets no more in; returns the number of the last call that left.
     pub(super) fn seal(&mut self) -> u64 {
         self.sealed = true;
         self.waiting.retain(|entry| !matches!(entry.owner, Owner::Call(..)));
@@ -359,9 +361,9 @@ impl Contents {
         self.sealed && number > self.calls_taken
     }
 
-    /// Ends it at once; what waited is the caller's to drop, without the lock.
+    /// Ends it at once; the caller drops what waited, after releasing the lock.
     pub(super) fn end(&mut self) -> VecDeque<Entry> {
-        // The reader is who ends it: there is nobody to wake.
+        // The reader itself ends it, so there is nobody to wake.
         drop(self.waiting.end());
         (self.close, self.elsewhere) = (None, None);
         (self.again_bytes, self.kept) = (0, 0);
@@ -370,7 +372,7 @@ impl Contents {
         self.waiting.take_all()
     }
 
-    /// The bytes that it costs its key.
+    /// How many bytes it costs its key.
     fn cost(&self) -> usize {
         let entries = self.len() + self.taken.len();
         self.waiting.bytes() + self.taken.bytes() + self.again_bytes + self.kept + entries * ENTRY_BYTES
@@ -382,7 +384,7 @@ impl Owner {
         matches!(self, Self::End | Self::Last { .. })
     }
 
-    /// The kind of the message for another hub.
+    /// The kind of its message, for the other hub.
     fn kind(&self) -> PassedKind {
         match self {
             Self::None => PassedKind::Message,
@@ -394,7 +396,7 @@ impl Owner {
         }
     }
 
-    /// Its message, of so many bytes, has left the queue.
+    /// Notes that its message, of this many bytes, has left the queue.
     fn left(&self, bytes: usize) {
         match self {
             Self::Call(input) => input.delivered(),

@@ -13,11 +13,11 @@ pub enum PassedKind {
     Message,
     /// An item of a subscription.
     Item,
-    /// One that the peer must not read together with what was sent before it.
+    /// A message that the peer must not read together with what was sent before it.
     Last,
     /// The end of a call that the peer has made.
     End,
-    /// Both.
+    /// Both `Last` and `End`.
     LastEnd,
     /// A call for the spoke.
     Call,
@@ -30,28 +30,28 @@ pub struct PassedMessage {
     pub kind: PassedKind,
     /// The call that it ends or begins, as the peer names it.
     pub id: Option<String>,
-    /// As it is written.
+    /// The message as it is written to the peer.
     pub message: Bytes,
 }
 
-/// The destination of a session's messages once another hub has it. Nothing here waits.
+/// Where a session's messages go once another hub has it. Nothing here waits.
 pub(crate) trait Elsewhere: fmt::Debug + Send + Sync {
     /// Passes a message on.
     ///
     /// # Errors
-    /// [`Full`]: it was not taken.
+    /// [`Full`]: it was not accepted.
     fn pass(&self, passed: PassedMessage) -> Result<(), Full>;
 
-    /// A call that ran on the spoke when it moved, or was sent there since, is over on this hub.
+    /// Notes that a call which ran on the spoke when it moved, or was sent there since, is over on this hub.
     fn done(&self, leg: &str);
 }
 
-/// How far the messages of a session have got to its peer, when another hub goes on with it.
+/// How far the messages of a session have reached its peer, at the moment when another hub goes on with it.
 #[derive(Debug)]
 pub struct DeliveryState {
-    /// Messages of the session that the peer has received.
+    /// How many messages of the session the peer has received.
     pub received: u64,
-    /// Those after them, which it lacks, in order.
+    /// The later ones, which it lacks, in order.
     pub again: Vec<Bytes>,
 }
 

@@ -8,14 +8,15 @@ use bytes::Bytes;
 pub enum OutgoingItem {
     /// Send this message.
     Message(Bytes),
-    /// Send this message, the end of a stream or the abort of a call, so that the peer does not read it together with what
-    /// was sent before. It waits, and is charged, until [`Outgoing::sends`](super::Outgoing::sends) says that it goes.
+    /// Send this message, the end of a stream or the abort of a call, in such a way that the peer does not read it
+    /// together with what was sent before. It waits, and is charged, until [`Outgoing::sends`](super::Outgoing::sends)
+    /// says that it goes out.
     Last(Bytes),
     /// Send a close frame and end the connection; nothing follows.
     Close {
-        /// Why, as the close frame says it.
+        /// The close code of the frame.
         code: CloseCode,
-        /// One sentence, at most 123 bytes.
+        /// The reason in one sentence, of at most 123 bytes.
         reason: String,
     },
 }

@@ -13,7 +13,7 @@ use super::elsewhere::{DeliveryState, Elsewhere};
 use super::item::OutgoingItem;
 use super::shared::Shared;
 
-/// The reading end, which belongs to the session and goes from connection to connection with it. Dropping it ends the
+/// The reading end. It belongs to the session, and goes with it from connection to connection. Dropping it ends the
 /// session's queue.
 #[derive(Debug)]
 pub struct Outgoing(Arc<Shared>);
@@ -25,18 +25,18 @@ impl Outgoing {
         Self(shared)
     }
 
-    /// Begins for a connection that serves the session from now on: what the one before it has taken, and did not get
-    /// rid of, comes again, before everything else and in its order. Of what went out in part that is all of it: a peer that
-    /// may have read some of it has to say how much, before anything is attached to its session a second time.
+    /// Begins for a connection that serves the session from now on: what the previous one took and did not deliver
+    /// comes again, in its order and before everything else. That includes the whole of what went out only in part: a
+    /// peer that may have read some of it has to say how much before anything is attached to its session a second time.
     pub fn attach(&mut self) {
         self.0.contents.lock().rewind();
         self.0.detached.store(false, Ordering::Release);
     }
 
-    /// [`Outgoing::attach`] for a peer that counts, and has received so many messages: the others come again.
+    /// [`Outgoing::attach`] for a peer that counts, and has received this many messages: the later ones come again.
     ///
     /// # Errors
-    /// It cannot have received so many, or lacks what is not kept any more; nothing changes.
+    /// It cannot have received so many, or it lacks what is no longer kept; nothing changes.
     pub fn resume(&mut self, received: u64) -> Result<(), WrongCount> {
         let mut contents = self.0.contents.lock();
         contents.check(received)?;
@@ -44,17 +44,17 @@ impl Outgoing {
         contents.rewind();
         drop(contents);
         self.0.detached.store(false, Ordering::Release);
-        // That was said of the connection before.
+        // That applied to the previous connection.
         self.0.leaving.store(false, Ordering::Release);
         Ok(())
     }
 
     /// Passes every message of the session to another hub, which goes on with it: those that the peer lacks to `begin`,
     /// which is called with the queue locked; then those that the writer has `kept` to send later, and those that wait;
-    /// and from now on whatever is pushed. The peer was resumed before ([`Outgoing::resume`]).
+    /// and from now on whatever is pushed. Before this, the peer must have been resumed ([`Outgoing::resume`]).
     ///
     /// # Errors
-    /// Something was not taken: the session cannot go on anywhere.
+    /// Something was not accepted: the session cannot go on anywhere.
     pub(crate) fn leave(
         &mut self,
         elsewhere: Arc<dyn Elsewhere>,
@@ -68,7 +68,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Begins with what another hub has left: what the peer lacks comes before everything else.
+    /// Begins with what another hub has left over: what the peer lacks comes before everything else.
     ///
     /// # Errors
     /// The budget of the key has no room for it: the session cannot go on here.
@@ -76,7 +76,7 @@ impl Outgoing {
         self.0.contents.lock().restore(delivery)
     }
 
-    /// No connection serves the session from now on, and its peer may come back.
+    /// From now on no connection serves the session, and its peer may come back.
     pub fn detach(&mut self) {
         self.0.detached.store(true, Ordering::Release);
     }
@@ -86,12 +86,12 @@ impl Outgoing {
         self.0.contents.lock().count();
     }
 
-    /// Notes a message that leaves now and did not wait here: where the peer counts, it is one of those that it counts.
+    /// Notes a message that leaves now and did not wait here: if the peer counts, it counts this one too.
     pub fn passes(&mut self, message: Bytes) {
         self.0.contents.lock().passes(message);
     }
 
-    /// Waits, for as long as no connection serves the session, until its end is decided.
+    /// Waits until the end of the session is decided, while no connection serves it.
     pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut contents = self.0.contents.lock();
         if contents.has_ended() {
@@ -101,7 +101,7 @@ impl Outgoing {
         Poll::Pending
     }
 
-    /// The next item, or `Pending` with the task registered to be woken. `None` once the close was handed out.
+    /// The next item, or `Pending` with the task registered to be woken. `None` once the close has been handed out.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<OutgoingItem>> {
         let mut contents = self.0.contents.lock();
         match contents.take() {
@@ -119,18 +119,19 @@ impl Outgoing {
         self.0.contents.lock().send_last(last);
     }
 
-    /// Whether the next message might make the session forget one that its peer, which counts, has not acknowledged.
+    /// Whether the next message might make the session forget one that its peer, which counts, has not acknowledged
+    /// yet.
     pub fn is_full(&self) -> bool {
         self.0.contents.lock().is_full()
     }
 
-    /// Notes that everything that was taken so far is written, but for the ends of streams that still wait. That is all
-    /// that can be known of a peer that acknowledges nothing; of one that counts it says nothing.
+    /// Notes that everything taken so far is written, except for the ends of streams that still wait. That is all that
+    /// can be known about a peer that acknowledges nothing; about one that counts, it says nothing.
     pub fn written(&mut self) {
         self.0.contents.lock().written();
     }
 
-    /// The next item when there is one.
+    /// The next item, if there is one.
     pub fn try_next(&mut self) -> Option<OutgoingItem> {
         match self.0.contents.lock().take() {
             Taken::Item(item) => Some(item),
@@ -138,7 +139,7 @@ impl Outgoing {
         }
     }
 
-    /// Waits for the next item; `None` once the close was handed out. Dropping the future loses nothing.
+    /// Waits for the next item; `None` once the close has been handed out. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<OutgoingItem> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -150,7 +151,7 @@ impl Drop for Outgoing {
         let messages = contents.end();
         self.0.closed.store(true, Ordering::Release);
         drop(contents);
-        // Backlogs and messages are released outside the lock.
+        // Backlogs and messages are dropped outside the lock.
         drop(messages);
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::contents::Contents;
 
-/// A session's messages, and what is known of the session without its lock.
+/// A session's messages, and what is known about the session without its lock.
 pub(super) struct Shared {
     pub(super) session: Arc<str>,
     pub(super) dialect: OnceLock<Dialect>,
@@ -21,13 +21,13 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     /// No connection serves the session, and its peer may come back.
     pub(super) detached: AtomicBool,
-    /// The peer is to go to another hub when nothing is under way.
+    /// The peer is to go to another hub once nothing is under way.
     pub(super) leaving: AtomicBool,
     /// Another hub goes on with the session; set with the lock held.
     pub(super) away: AtomicBool,
-    /// Calls of the peer whose end is still to come.
+    /// The number of calls of the peer whose end is still to come.
     pub(super) awaited: AtomicUsize,
-    /// Calls that run on the peer, as a spoke.
+    /// The number of calls that run on the peer, as a spoke.
     pub(super) running: AtomicU32,
     pub(super) contents: Mutex<Contents>,
 }

@@ -284,7 +284,7 @@ fn the_first_dialect_counts_for_the_session() {
     assert_eq!(outbox.dialect(), Dialect::Payload);
 }
 
-/// Where a session's words go once another hub has it.
+/// Where a session's messages go once another hub has it.
 #[derive(Debug, Default)]
 struct Destination {
     passed: parking_lot::Mutex<Vec<(PassedKind, Option<String>, Bytes)>>,
