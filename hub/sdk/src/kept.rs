@@ -266,7 +266,7 @@ impl KeptSession {
         self.unacknowledged.kept()
     }
 
-    /// Drops all of that: nobody comes back to the session.
+    /// Drops all of that: the hub has received it, or nobody comes back to the session.
     pub(crate) fn forget_sent(&mut self) {
         self.unacknowledged.clear();
     }

@@ -188,7 +188,13 @@ impl Outbox {
         self.0.waiting.lock().answers()
     }
 
-    /// The same for a session that has ended.
+    /// Whether its hub, which keeps the session, may lack answers to calls.
+    pub(crate) fn owes_answers(&self) -> bool {
+        let waiting = self.0.waiting.lock();
+        waiting.kept.time().is_some() && !waiting.answers().is_empty()
+    }
+
+    /// [`Outbox::answers`] of a session that has ended.
     pub(crate) fn take_left(&self) -> Vec<Bytes> {
         std::mem::take(&mut self.0.waiting.lock().left)
     }

@@ -8,6 +8,8 @@
 //! - When the hub asks for the session to move, the next connection is open before the old one is given up.
 //! - Whoever closes the session says so to the hub that has it, over whichever connection leads there at that moment:
 //!   otherwise that hub would wait for a peer that does not come back.
+//! - If the connection breaks during that, and the hub may lack answers to calls, the session comes back once more, to
+//!   send them.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -29,7 +31,8 @@ use crate::socket::{self, Ending};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long another connection, once open, may take to take over a session that is to end; the end is said there,
-/// because the session has moved there.
+/// because the session has moved there. Also how long it may take to come back to a session that is to end, for
+/// answers that its hub may lack.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What happens to the link while the session goes on.
@@ -64,6 +67,7 @@ pub(crate) async fn run(
     if let Err(error) = socket.send(outbox::text(hello)).await {
         return Ending::Broken(error.to_string());
     }
+    let mut is_last = false;
     loop {
         let ending = match serve(endpoint, socket, outbox, &mut read).await {
             Served::Moved(next) => {
@@ -73,21 +77,19 @@ pub(crate) async fn run(
             }
             Served::Ended(ending) => ending,
         };
-        let reason = match ending {
-            Ending::Broken(reason) => reason,
-            // Closed on account of an earlier connection of ours, of which the hub heard late: the session is still
-            // there for us.
-            Ending::ByHub(code, reason) if CloseCode::of(code) == Some(CloseCode::Moved) => reason,
-            ending => return ending,
-        };
-        let Some(time) = outbox.kept(|kept| kept.time()).filter(|_| outbox.is_open()) else {
-            return Ending::Broken(reason);
+        if is_last {
+            return ending;
+        }
+        is_last = !outbox.is_open();
+        let (reason, time) = match lost(outbox, ending, is_last) {
+            Ok(lost) => lost,
+            Err(ending) => return ending,
         };
         tracing::info!(reason, "the connection to the hub is lost: coming back to the session");
         seen(LinkNews::Lost(
             endpoint.unreachable(std::io::Error::other(reason.clone())),
         ));
-        let back = match timeout(time, come_back(endpoint, outbox)).await {
+        let back = match timeout(time, come_back(endpoint, outbox, is_last)).await {
             Ok(Ok(back)) => back,
             Ok(Err(ending)) => return ending,
             Err(_) => return Ending::Broken(reason),
@@ -96,6 +98,26 @@ pub(crate) async fn run(
         socket = back.socket;
         seen(LinkNews::Back(back.at));
     }
+}
+
+/// Why a connection is lost, and how long it may take to come back to the session.
+///
+/// # Errors
+/// Nobody comes back to the session.
+fn lost(outbox: &Outbox, ending: Ending, is_ending: bool) -> Result<(String, Duration), Ending> {
+    let reason = match ending {
+        Ending::Broken(reason) => reason,
+        // Closed on account of an earlier connection of ours, of which the hub heard late: the session is still there
+        // for us.
+        Ending::ByHub(code, reason) if CloseCode::of(code) == Some(CloseCode::Moved) => reason,
+        Ending::Closed if outbox.owes_answers() => "the hub has not answered the close".to_owned(),
+        ending => return Err(ending),
+    };
+    let time = match outbox.kept(|kept| kept.time()) {
+        Some(time) if is_ending => outbox.owes_answers().then_some(time.min(FAREWELL)),
+        time => time,
+    };
+    time.map(|time| (reason.clone(), time)).ok_or(Ending::Broken(reason))
 }
 
 /// How a connection stopped being served.
@@ -181,11 +203,18 @@ async fn dial(endpoint: &HubEndpoint, failures: u32) -> Result<Socket, Error> {
 }
 
 /// Connects until a hub resumes the session or refuses to, or until the session is to end and no connection is open.
-async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox) -> Result<Resumed, Ending> {
+/// If `is_last`, it is to end already, and there is something left to say first.
+async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox, is_last: bool) -> Result<Resumed, Ending> {
+    let given_up = || async {
+        match is_last {
+            true => std::future::pending().await,
+            false => outbox.closed().await,
+        }
+    };
     let mut backoff = BACKOFF;
     loop {
         let dialed = tokio::select! {
-            () = outbox.closed() => return Err(Ending::Closed),
+            () = given_up() => return Err(Ending::Closed),
             dialed = dial(endpoint, backoff.failures()) => dialed,
         };
         let (error, pause) = match dialed {
@@ -199,7 +228,7 @@ async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox) -> Result<Resumed, E
         };
         tracing::debug!(error, "the hub cannot be reached");
         tokio::select! {
-            () = outbox.closed() => return Err(Ending::Closed),
+            () = given_up() => return Err(Ending::Closed),
             () = tokio::time::sleep(pause) => {}
         }
     }

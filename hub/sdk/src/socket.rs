@@ -40,7 +40,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How a socket ended.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// [`Outbox::close`] was called and everything was sent.
+    /// [`Outbox::close`] was called and everything was sent; if the hub may lack some of it, the outbox still has that.
     Closed,
     /// The hub closed, with a code and a reason.
     ByHub(u16, String),
@@ -65,6 +65,12 @@ pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)
         written = write(sink, outbox) => written,
     };
     let ending = timeout(CLOSE_TIMEOUT, reading).await;
+    if let (Ok(()), Ok(Ending::ByHub(code, _))) = (&written, &ending)
+        && *code == u16::from(CloseCode::Normal)
+    {
+        // With that the hub answers our close, which it read after everything before it.
+        outbox.kept(KeptSession::forget_sent);
+    }
     match (written, ending) {
         (Ok(()), _) => Ending::Closed,
         (Err(_), Ok(ending)) => ending,

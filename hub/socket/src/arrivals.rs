@@ -8,7 +8,6 @@
 //!   session is closed once it has arrived whole, and the other hub is told as of any end.
 //! - Other hubs that asked for it meanwhile are dealt with once it is here, except those that already had it in between
 //!   or have given up: a session handed to a hub that does not wait for it is lost.
-//!   up: what is handed to a hub that does not wait for it is lost.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -185,7 +184,7 @@ impl ComingSessions {
         let key = claim.wanted.key.clone();
         let budget = self.sockets.edge().budgets().key(&key.id);
         let (outbox, outgoing) = self.queue(&budget, handover.dialect());
-        let mut tunnel = self.open_tunnel(from, &handover, &outbox);
+        let tunnel = self.open_tunnel(from, &handover, &outbox);
         let held = tunnel.charge(&budget).is_ok().then(|| budget.nothing(Kept::Moves));
         let place = self.place(&claim.wanted, &met, &outbox);
         let counts = handover.counts();

@@ -201,6 +201,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             self.session.conversation.poll_pending(cx);
             self.end_work();
+            // What waited for a registration that has just ended waits no more, and the peer may say nothing for long.
+            self.charge.ease(self.kept());
             let written = self.poll_write(cx)?;
             if self.phase == Phase::Closed && written.is_ready() {
                 return Pin::new(&mut self.io).poll_shutdown(cx);
@@ -299,13 +301,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// Bytes that were read and are not finished, or wait for a registration.
+    fn kept(&self) -> usize {
+        self.decoder.kept() + self.session.conversation.waiting_bytes()
+    }
+
     /// Charges what was read: for what it makes the hub keep, and for what it asks.
     fn account(&mut self) {
         self.registered.reading(self.decoder.is_within_message());
-        if let Err(exhausted) = self
-            .charge
-            .follow(self.decoder.kept() + self.session.conversation.waiting_bytes())
-        {
+        if let Err(exhausted) = self.charge.follow(self.kept()) {
             self.outbox.close(CloseCode::Policy, &exhausted.to_string());
         }
         let wait = self.session.conversation.settle_asked();

@@ -14,7 +14,6 @@
 //!   nobody waits there.
 //! - Nor does a claim with a lower count than its peer has acknowledged since: it took a long way, and the session goes
 //!   on as it is.
-//!   on as it is.
 
 use std::any::Any;
 use std::collections::HashMap;

@@ -75,8 +75,6 @@ pub(crate) struct Way(Box<dyn Fn(SessionMessage) -> Result<(), Full> + Send + Sy
 pub(crate) struct TunnelGuard {
     tunnels: Tunnels,
     tunnel: Arc<Tunnel>,
-    /// The charge for the ids of what runs through it when the session arrives.
-    held: Option<Held>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +85,8 @@ struct Running {
     calls: HashSet<String>,
     /// The slots for `legs`, once the spoke is registered here.
     slots: Option<OccupiedSlots>,
+    /// The charge for the ids of what ran through it when the session arrived.
+    held: Option<Held>,
     /// Nothing passes any more.
     closed: bool,
 }
@@ -105,6 +105,7 @@ impl Tunnels {
                 legs: parts.legs.iter().cloned().collect(),
                 calls: parts.calls.iter().cloned().collect(),
                 slots: None,
+                held: None,
                 closed: false,
             }),
         });
@@ -112,7 +113,6 @@ impl Tunnels {
         TunnelGuard {
             tunnels: self.clone(),
             tunnel,
-            held: None,
         }
     }
 
@@ -278,17 +278,21 @@ impl Tunnel {
 // === impl TunnelGuard ===
 
 impl TunnelGuard {
-    /// Charges the ids of what runs through it to the budget of the session's key.
+    /// Charges the ids of what runs through it to the budget of the session's key, until it is closed.
     ///
     /// # Errors
     /// There is no room for them.
-    pub(crate) fn charge(&mut self, budget: &Budget) -> Result<(), Exhausted> {
+    pub(crate) fn charge(&self, budget: &Budget) -> Result<(), Exhausted> {
         let bytes = {
             let running = self.tunnel.running.lock();
             let ids = running.legs.iter().chain(&running.calls);
             ids.map(|id| id.len() + CALL_BYTES).sum()
         };
-        self.held = Some(budget.take(Kept::Moves, bytes)?);
+        let held = budget.take(Kept::Moves, bytes)?;
+        let mut running = self.tunnel.running.lock();
+        if !running.closed {
+            running.held = Some(held);
+        }
         Ok(())
     }
 
@@ -526,6 +530,28 @@ mod tests {
 
         assert!(before.contains("\"leg\""), "{before}");
         assert_eq!(said(&mut outgoing), "", "its end has been told");
+    }
+
+    #[test]
+    fn a_key_pays_for_a_tunnel_until_it_is_closed() {
+        let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+        let budget = budgets.key(&Arc::from("k"));
+        let (tunnels, guard, _sent, _outgoing) = tunnel(false);
+        let tunnel = tunnels.get(&"old".parse().expect("an id"), 7).expect("open");
+
+        guard.charge(&budget).expect("room");
+        let before = budget.used();
+        tunnel.closed();
+        let after = budget.used();
+        guard.charge(&budget).expect("room");
+
+        assert_eq!(
+            before,
+            "leg".len() + "call".len() + 2 * CALL_BYTES,
+            "the two ids and what is known of them"
+        );
+        assert_eq!(after, 0, "the session goes on, with nothing in the tunnel");
+        assert_eq!(budget.used(), 0, "it was closed before it was charged");
     }
 
     #[test]

@@ -212,10 +212,7 @@ impl Link {
             follower,
             queue,
             confirmed,
-        } = {
-            let State { followed, outbox, .. } = &mut *self.state.lock();
-            followed.join(&filter, outbox.as_ref())
-        };
+        } = self.join(&filter)?;
         let seat = Seat {
             link: self.clone(),
             filter,
@@ -223,6 +220,22 @@ impl Link {
         };
         confirmed.await.unwrap_or(Err(Error::Closed))?;
         Ok((queue, seat))
+    }
+
+    /// Adds a stream.
+    ///
+    /// # Errors
+    /// The link has ended since the caller saw it open. Whoever joined then would wait for nothing: those who wait are
+    /// told of an end once.
+    fn join(&self, filter: &TopicFilter) -> Result<Joined, Error> {
+        let State { followed, outbox, .. } = &mut *self.state.lock();
+        // `EndOnDrop` changes the phase under the same lock.
+        match &*self.phase.borrow() {
+            Phase::Failed(error) => return Err(error.clone()),
+            Phase::Closed => return Err(Error::Closed),
+            Phase::Idle | Phase::Connecting(_) | Phase::Up(_) => {}
+        }
+        Ok(followed.join(filter, outbox.as_ref()))
     }
 
     pub(super) fn unfollow(&self, filter: &TopicFilter, follower: u64) {
@@ -395,14 +408,15 @@ impl Drop for EndOnDrop {
         let unanswered = {
             let mut state = self.link.state.lock();
             state.followed.fail(&error);
+            let closed = matches!(error, Error::Closed);
+            let phase = if closed { Phase::Closed } else { Phase::Failed(error) };
+            // Under the lock, so that nobody joins between the two, and no next attempt begins before this one is over.
+            self.link.phase.send_replace(phase);
             state.disconnected()
         };
         for pending in unanswered {
             pending.fail(Error::Lost);
         }
-        let closed = matches!(error, Error::Closed);
-        let phase = if closed { Phase::Closed } else { Phase::Failed(error) };
-        self.link.phase.send_replace(phase);
     }
 }
 
@@ -416,6 +430,25 @@ mod tests {
     use super::*;
     use crate::Client;
     use crate::panicking::Subscriber;
+
+    #[tokio::test]
+    async fn who_joins_a_link_that_has_just_ended_is_told_why() {
+        let client = Client::builder("http://127.0.0.1:1").build().expect("valid settings");
+        let link = &client.0.link;
+        let filter = "job:1".parse().expect("valid");
+
+        for why in [Error::Panicked, Error::Closed] {
+            // Just before this, a caller of `events` saw the link open.
+            drop(EndOnDrop {
+                link: link.clone(),
+                why: Some(why.clone()),
+            });
+
+            let told = link.join(&filter).expect_err("nobody will confirm it");
+
+            assert_eq!(told.to_string(), why.to_string());
+        }
+    }
 
     #[tokio::test]
     async fn calls_of_a_client_whose_task_panics_are_lost_at_once() {

@@ -161,6 +161,19 @@ impl Attachment {
         state.registered.as_ref().map(|session| session.outbox.clone())
     }
 
+    /// Whether its connection is lost, and its hub may lack answers to calls.
+    pub(super) fn owes_answers(&self) -> bool {
+        let state = self.state.lock();
+        let registered = state.registered.as_ref().filter(|_| !state.is_there);
+        registered.is_some_and(|session| session.outbox.owes_answers())
+    }
+
+    /// Whether its connection is lost, and it may come back.
+    pub(super) fn comes_back(&self) -> bool {
+        let state = self.state.lock();
+        state.registered.is_some() && !state.is_there
+    }
+
     /// How many hubs there are, according to its hub, while it has a connection.
     pub(super) fn hubs(&self) -> Option<watch::Receiver<u32>> {
         let state = self.state.lock();

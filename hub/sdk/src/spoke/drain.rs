@@ -1,5 +1,6 @@
 //! The end of a spoke: it takes no more calls, and lets those that run finish.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::attachment::Attachment;
-use super::{NoRoom, Shared, Status};
+use super::{NoRoom, Shared};
 
 /// How long a lost connection may take to come back when the spoke is to end: until then its running calls have nobody
 /// to answer to.
@@ -22,24 +23,23 @@ impl Shared {
         let drained = async {
             self.withdraw().await;
             self.quiet().await;
+            drop(timeout(AWAY, self.answered()).await);
         };
         // Whatever has not finished by then is aborted with the connection.
         tokio::select! {
             _ = timeout(self.drain_timeout, drained) => {}
-            () = self.away() => {}
+            () = self.away(|| self.sessions.iter().any(|session| session.output().is_some())) => {}
         }
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// Waits until the connection is lost and does not come back soon.
-    async fn away(&self) {
-        let mut status = self.status.subscribe();
+    /// Waits until a connection is lost and does not come back soon.
+    async fn away(&self, is_there: impl Fn() -> bool) {
         loop {
-            // Cannot fail: we hold the sender.
-            let _ = status.wait_for(|status| !is_there(status)).await;
-            if timeout(AWAY, status.wait_for(is_there)).await.is_err() {
+            self.wait_for(|| !is_there()).await;
+            if timeout(AWAY, self.wait_for(&is_there)).await.is_err() {
                 return;
             }
         }
@@ -53,8 +53,11 @@ impl Shared {
 
     /// Withdraws the operations of one session, if there is one.
     pub(super) async fn withdraw_from(&self, session: &Attachment) {
-        // There is no point in waiting for a hub that refuses or is silent.
-        drop(self.register_again(session, self.concurrency).await);
+        // There is no point in waiting for a hub that refuses, is silent, or has lost the session's connection.
+        tokio::select! {
+            withdrawn = self.register_again(session, self.concurrency) => drop(withdrawn),
+            () = self.away(|| session.output().is_some()) => {}
+        }
     }
 
     /// Waits until no call runs, and accepts none from then on.
@@ -75,6 +78,17 @@ impl Shared {
         }
     }
 
+    /// Waits until no answer to a call waits for a connection to come back: closing would give up the attempts, and the
+    /// caller of a call that has been run would be told that its spoke is lost.
+    async fn answered(&self) {
+        let answered = || {
+            let is_left = !self.left.lock().is_empty();
+            let waits = |session: &Arc<Attachment>| session.owes_answers() || (is_left && session.comes_back());
+            !self.sessions.iter().any(waits)
+        };
+        self.wait_for(answered).await;
+    }
+
     /// Counts a call that begins.
     ///
     /// # Errors
@@ -93,8 +107,4 @@ impl Shared {
         });
         begins
     }
-}
-
-fn is_there(status: &Status) -> bool {
-    matches!(status, Status::Registered(_))
 }

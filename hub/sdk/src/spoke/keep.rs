@@ -222,13 +222,16 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
         std::future::pending().await
     };
     let ending = tokio::select! {
-        ending = &mut running => ending,
-        ending = withdrawing => ending,
-        never = lent::lend(shared, which, &outbox) => match never {},
+        // The stop first: a connection that breaks at that very moment is lost to a session that is to end, which comes
+        // back for its answers, and not to one that begins to come back and is ended.
+        biased;
         () = shared.stop.cancelled() => {
             outbox.close();
             running.await
         }
+        ending = &mut running => ending,
+        ending = withdrawing => ending,
+        never = lent::lend(shared, which, &outbox) => match never {},
     };
     shared.left.lock().extend(outbox.take_left());
     Ended {

@@ -3,6 +3,7 @@
 //! What a proxy can show with two real ones is in `tests/hub/pair.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_sdk::protocol::frame::encode;
 use alkhub_sdk::protocol::{CallError, Dialect, Frame};
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use crate::{BrokenHub, SOON, Script};
+use crate::{BrokenHub, SOON, Script, resumed};
 
 /// The size of a large answer, and how many of its bytes are more than an unread socket takes.
 const LARGE: usize = 700_000;
@@ -210,6 +211,114 @@ async fn no_session_registers_that_is_connected_while_the_spoke_ends() {
         gate.go_on.add_permits(1);
     };
     tokio::join!(ends, spoke.shutdown());
+}
+
+/// The session could come back for half a minute.
+#[tokio::test]
+async fn a_spoke_that_ends_does_not_wait_long_for_the_one_of_its_sessions_that_is_away() {
+    let hub = BrokenHub::start().await;
+    let spoke = text(&hub).spawn().expect("valid settings");
+    let mut first = first(&hub, None).await;
+    first.send(encode::hubs(2)).await;
+    let mut second = hub.accept().await;
+    second.hello().await;
+    second.welcome("s").await;
+    let (id, _) = second.registers().await;
+    second.confirms(&id, "h", None).await;
+    is_on(&spoke, &["h1", "h"]).await;
+    drop(second);
+    is_on(&spoke, &["h1"]).await;
+
+    let ends = async {
+        first.is_withdrawn("h1").await;
+        assert!(first.says_goodbye().await);
+    };
+    let ended = timeout(Duration::from_secs(8), spoke.shutdown());
+    let ((), ended) = tokio::join!(ends, ended);
+
+    assert!(ended.is_ok(), "it waits for 10 s where a hub is there and silent");
+}
+
+/// A spoke with one session, which its hub keeps and which runs a call.
+async fn kept(hub: &BrokenHub, gate: &Gate) -> (Spoke, Script) {
+    let spoke = text(hub).sessions(1).operation(gate.operation(1));
+    let spoke = spoke.spawn().expect("valid settings");
+    let mut script = hub.accept().await;
+    script.hello().await;
+    script.welcome("s").await;
+    let (id, _) = script.registers().await;
+    script.confirms(&id, "h", None).await;
+    is_on(&spoke, &["h"]).await;
+    script.call("r1", "text.wait", "null").await;
+    gate.run(1).await;
+    (spoke, script)
+}
+
+/// The end of such a session over another connection: the hub has received the registration and the withdrawal, and
+/// gets the answer.
+async fn ends_with_the_answer(script: &mut Script) {
+    let hello = script.hello().await;
+    assert!(hello.resume.is_some_and(|resume| resume.session_id == "s"));
+    script.welcome("s").await;
+    script.send(encode::resumed(&resumed(2))).await;
+    let answer = script.frame().await;
+    assert!(matches!(answer, Frame::Responded { .. }), "{answer:?}");
+    assert!(script.says_goodbye().await, "nobody comes back to the session");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_ready_while_the_connection_is_lost_is_sent_before_the_spoke_ends() {
+    let (hub, gate) = (BrokenHub::start().await, Gate::new());
+    let (spoke, mut script) = kept(&hub, &gate).await;
+
+    let ends = async {
+        script.is_withdrawn("h").await;
+        drop(script);
+        let dialed = timeout(SOON, hub.listener.accept()).await.expect("dialled");
+        let (stream, _) = dialed.expect("open");
+        gate.go_on.add_permits(1);
+        while spoke.running() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut script = Script(tokio_tungstenite::accept_async(stream).await.expect("upgraded"));
+        ends_with_the_answer(&mut script).await;
+    };
+    tokio::join!(ends, spoke.shutdown());
+}
+
+/// The answer was written, and got lost with the connection.
+#[tokio::test]
+async fn an_answer_is_sent_again_if_the_connection_breaks_before_the_hub_has_answered_the_close() {
+    let (hub, gate) = (BrokenHub::start().await, Gate::new());
+    let (spoke, mut script) = kept(&hub, &gate).await;
+
+    let ends = async {
+        script.is_withdrawn("h").await;
+        gate.go_on.add_permits(1);
+        assert!(script.says_goodbye().await);
+        drop(script);
+        ends_with_the_answer(&mut hub.accept().await).await;
+    };
+    tokio::join!(ends, spoke.shutdown());
+}
+
+/// Its hub hangs for good.
+#[tokio::test]
+async fn a_spoke_that_has_come_back_with_its_answers_once_ends_though_the_hub_answers_no_close() {
+    let (hub, gate) = (BrokenHub::start().await, Gate::new());
+    let (spoke, mut script) = kept(&hub, &gate).await;
+
+    let ends = async {
+        script.is_withdrawn("h").await;
+        gate.go_on.add_permits(1);
+        assert!(script.says_goodbye().await);
+        drop(script);
+        let mut script = hub.accept().await;
+        ends_with_the_answer(&mut script).await;
+        script
+    };
+    let (_open, ended) = tokio::join!(ends, timeout(SOON, spoke.shutdown()));
+    assert!(ended.is_ok());
 }
 
 #[tokio::test]
