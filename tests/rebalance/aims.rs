@@ -1,21 +1,18 @@
-//! What the project promises of each event, beside what was seen.
+//! What the project promises for each event, beside what was seen.
 
 use std::time::Duration;
 
 use alkhub_balance::Rule;
 
 use crate::events::{Deed, Event};
-use crate::figures::{Calls, Figures};
+use crate::figures::{Blind, Calls, Figures};
 use crate::leaders::Terms;
 
-/// A promise and what became of it.
+/// A promise, and whether it was kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Aim {
-    /// What is promised.
     pub(crate) what: String,
-    /// What was seen.
     pub(crate) seen: String,
-    /// Whether it is kept.
     pub(crate) met: bool,
 }
 
@@ -27,7 +24,7 @@ fn aim(what: impl Into<String>, seen: impl Into<String>, met: bool) -> Aim {
     }
 }
 
-/// The promises of an event, to spokes of the SDK with so many sessions, and to plain ones.
+/// The promises for an event, to spokes of the SDK with this many sessions, and to plain ones.
 pub(crate) fn of(event: &Event, figures: &Figures, sessions: u8) -> Vec<Aim> {
     let mut aims = match event.deed {
         Deed::Scale(pods) if pods > event.pods => grows(figures),
@@ -49,7 +46,7 @@ pub(crate) fn of(event: &Event, figures: &Figures, sessions: u8) -> Vec<Aim> {
     aims
 }
 
-/// Nothing is written by an operator that does not hold the Lease.
+/// An operator that does not hold the Lease writes nothing.
 fn one_leader(figures: &Figures) -> Aim {
     let Terms {
         leaders,
@@ -63,7 +60,7 @@ fn one_leader(figures: &Figures) -> Aim {
     )
 }
 
-/// What holds wherever pods come and go by order.
+/// What holds whenever pods come and go in an orderly way.
 fn unnoticed(figures: &Figures) -> Vec<Aim> {
     let [sdk, any, one] = &figures.calls;
     let [away, _] = &figures.away;
@@ -118,7 +115,7 @@ fn grows(figures: &Figures) -> Vec<Aim> {
     aims
 }
 
-/// Where a pod goes; of those that are left at least so many have to be ready all the time.
+/// Promises for when a pod goes: at least this many of the remaining ones have to be ready all the time.
 fn shrinks(figures: &Figures, least_ready: usize) -> Vec<Aim> {
     let mut aims = vec![aim(
         "a pod that goes is empty within 60 s of the order",
@@ -178,15 +175,15 @@ fn rolls(figures: &Figures) -> Vec<Aim> {
 
 fn kills(figures: &Figures, sessions: u8) -> Vec<Aim> {
     let [sdk, any, one] = &figures.calls;
-    let [away, plain_away] = &figures.away;
+    let [away, plain_away] = &figures.struck;
     let mut aims = Vec::new();
     if sessions > 1 {
         let zero = sdk.new_failed == 0;
         aims.push(aim("SDK, two sessions: 0 failed new calls", new(sdk), zero));
-        let running = sdk.failures() - sdk.lost - sdk.new_failed;
+        let (made, running) = (sdk.failures() - sdk.lost - sdk.new_failed, sdk.running_failed);
         aims.push(aim(
             "SDK, two sessions: running calls resume",
-            format!("{running} failed"),
+            format!("{made} made before failed, {running} of them had reached their spoke"),
             running == 0,
         ));
     } else {
@@ -204,8 +201,8 @@ fn kills(figures: &Figures, sessions: u8) -> Vec<Aim> {
     aims
 }
 
-/// Nothing limits what one hub accepts. What it has to keep up with when all is well is what all hubs together move in a second,
-/// which may all come to one: twice that is the aim.
+/// Nothing limits what one hub accepts. When all is well, it has to keep up with what all hubs together move in a
+/// second, which may all come to one hub: the aim is twice that.
 fn accepted(figures: &Figures) -> Aim {
     let most = 2.0 * Rule::default().budget;
     aim(
@@ -223,7 +220,7 @@ fn back(who: &str, count: usize, p99: Duration) -> Aim {
     )
 }
 
-/// What a caller loses that was on the killed pod itself is apart.
+/// Calls that a caller loses because it was on the killed pod itself are counted separately.
 fn new(calls: &Calls) -> String {
     format!(
         "{}; {} were lost with their callers' own connections",
@@ -231,18 +228,18 @@ fn new(calls: &Calls) -> String {
     )
 }
 
-/// A second counts from when the hubs knew of the loss, as their logs tell; that they know it takes as long as a lease of a
-/// hub lasts (`events.lease-ttl`, 10 s), for the end of a link alone is no end of a hub. Calls whose spoke registers anew
-/// sooner end sooner.
+/// The second counts from when the hubs knew of the loss, according to their logs. It takes as long as a hub's lease
+/// lasts (`events.lease-ttl`, 10 s) until they know, because the end of a link alone is not the end of a hub. Calls end
+/// earlier if their spoke registers again earlier.
 fn typed(who: &str, calls: &Calls, figures: &Figures) -> [Aim; 2] {
-    let (told, last) = (calls.failures() - calls.lost, calls.last_failure.as_secs_f64());
+    let (told, last) = (calls.struck, calls.last_failure.as_secs_f64());
     let known = figures
         .moments
         .known
         .map(|known| known.duration_since(figures.moments.began));
     [
         aim(
-            format!("{who}: its calls fail within 1 s of when the hubs knew, or of when they were made"),
+            format!("{who}: its calls fail within 1 s of when the hubs knew"),
             match known {
                 Some(known) => format!(
                     "{told} failed, {:.2} s after at most; known after {:.1} s",
@@ -280,17 +277,17 @@ fn freezes(figures: &Figures) -> Vec<Aim> {
 
 fn without_redis(figures: &Figures) -> Vec<Aim> {
     let [sdk, any, one] = &figures.calls;
-    let moves: usize = figures.moves.iter().map(|moves| moves.total).sum();
+    let Blind { balanced, moves } = figures.blind;
     vec![
-        aim("nothing is shed", figures.balanced.to_string(), figures.balanced == 0),
-        aim("no connection is lost", moves.to_string(), moves == 0),
+        aim("nothing is shed meanwhile", balanced.to_string(), balanced == 0),
+        aim("no connection is lost meanwhile", moves.to_string(), moves == 0),
         none("SDK: 0 failed calls", sdk),
         none("plain, others offer the operation: 0 failed calls", any),
         none("plain, alone: 0 failed calls", one),
     ]
 }
 
-/// Milliseconds of a time.
+/// A time in milliseconds.
 pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
 }

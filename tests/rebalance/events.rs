@@ -1,4 +1,4 @@
-//! What happens to the Hub, one after the other; each begins when the one before has left no trace.
+//! What happens to the Hub, one event after the other; each begins when the previous one has left no trace.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::figures::{Figures, own_cpu};
 use crate::say;
 use crate::stage::Stage;
 
-/// A pod that holds no more than this share above the mean is balanced.
+/// A pod whose connections are at most this factor of the mean is balanced.
 pub(crate) const BALANCED: f64 = 1.15;
-/// Longest wait for the trace of an event to go.
+/// The longest wait until an event has left no trace.
 const LIMIT: Duration = Duration::from_secs(300);
-/// A roll-out of four pods may take so long here; the aim is less.
+/// How long a roll-out of four pods may take here; the aim is less.
 const ROLL_OUT: Duration = Duration::from_secs(600);
-/// Nothing moves when nobody has moved for so long: a pod that has moved some rests for 20 s, and looks for 10 s before it
-/// moves anybody.
+/// If nobody has moved for this long, nothing moves any more: a pod that has moved some peers rests for 20 s, and
+/// watches for 10 s before it moves anybody.
 const QUIET: Duration = Duration::from_secs(32);
-/// For how long a pod, Redis or the operator stands still.
+/// How long a pod, Redis or the operator stands still.
 const POD_FROZEN: Duration = Duration::from_secs(40);
 const REDIS_FROZEN: Duration = Duration::from_secs(60);
 const OPERATOR_FROZEN: Duration = Duration::from_secs(40);
-/// The operator is disturbed so long after the beginning.
+/// How long after the beginning the operator is disturbed.
 const DISTURBED_AFTER: Duration = Duration::from_secs(3);
 
 /// One thing that happens.
@@ -33,20 +33,18 @@ const DISTURBED_AFTER: Duration = Duration::from_secs(3);
 pub(crate) struct Event {
     /// Its name on the command line and in the tables.
     pub(crate) name: &'static str,
-    /// Pods before.
+    /// How many pods there are before it.
     pub(crate) pods: usize,
-    /// What is done.
     pub(crate) deed: Deed,
-    /// What is done to the operator meanwhile.
+    /// What is done to the operator in the meantime.
     operator: Operator,
-    /// Whether it happens only when it is asked for by name.
+    /// Whether it only happens if it is asked for by name.
     asked: bool,
 }
 
-/// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// The Hub is scaled to so many pods.
+    /// The Hub is scaled to this many pods.
     Scale(usize),
     /// A setting is changed.
     RollOut,
@@ -66,11 +64,11 @@ enum Operator {
     Left,
     Killed,
     Frozen,
-    /// As an upgrade of its chart does it.
+    /// Replaced, as in an upgrade of its chart.
     Replaced,
 }
 
-/// When something was done.
+/// When something happened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moments {
     /// The event began.
@@ -79,7 +77,7 @@ pub(crate) struct Moments {
     pub(crate) there: Instant,
     /// Nothing moved any more.
     pub(crate) quiet: Instant,
-    /// The last of the other hubs said that the killed one is gone; none said so, or none was killed.
+    /// The last of the other hubs reported that the killed one is gone; `None` if none reported so, or none was killed.
     pub(crate) known: Option<Instant>,
 }
 
@@ -100,7 +98,7 @@ const fn asked(name: &'static str, pods: usize, deed: Deed, operator: Operator) 
     }
 }
 
-/// All of them, in their order. They would take an hour and a half; without those that have to be asked for it is half of that.
+/// All events, in order. They would take an hour and a half; without those that have to be asked for, half of that.
 pub(crate) const EVENTS: [Event; 28] = [
     event("grow", 2, Deed::Scale(4), Operator::Left),
     event("shrink", 4, Deed::Scale(3), Operator::Left),
@@ -135,7 +133,8 @@ pub(crate) const EVENTS: [Event; 28] = [
 // === impl Event ===
 
 impl Event {
-    /// Whether it happens when these parts of names are asked for: all events of a name that is one, else all that have the text.
+    /// Whether it happens if these are asked for. A part that is the full name of an event means that event; otherwise
+    /// it means every event whose name contains it.
     pub(crate) fn is_wanted(&self, parts: &[String]) -> bool {
         let named = |part: &String| match EVENTS.iter().any(|event| event.name == part) {
             true => self.name == part,
@@ -149,7 +148,7 @@ impl Event {
         self.operator != Operator::Left
     }
 
-    /// Pods after it.
+    /// How many pods there are after it.
     pub(crate) fn pods_after(&self) -> usize {
         match self.deed {
             Deed::Scale(pods) => pods,
@@ -158,10 +157,10 @@ impl Event {
     }
 }
 
-/// Lets it happen, and gives what was seen.
+/// Runs the event, and returns what was seen.
 ///
 /// # Errors
-/// The cluster did not do what it was told, in the time that it had.
+/// The cluster did not do what it was told in the time that it had.
 pub(crate) async fn run(stage: &Stage, event: &Event) -> Result<Figures> {
     prepare(stage, event.pods).await?;
     say(&format!("{} ...", event.name));
@@ -194,7 +193,7 @@ pub(crate) async fn run(stage: &Stage, event: &Event) -> Result<Figures> {
     Ok(Figures::of(stage, event, (&before, cpu), moments))
 }
 
-/// As many pods as it begins with, all connected and even, and nothing on its way.
+/// Waits for as many pods as the event begins with, all connected and even, and nothing on its way.
 async fn prepare(stage: &Stage, pods: usize) -> Result<()> {
     stage.scale(pods).await?;
     let within = Duration::from_secs(300);
@@ -205,8 +204,8 @@ async fn prepare(stage: &Stage, pods: usize) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every spoke is connected, the pods that are there are even, and nobody has moved for a while; if that does not
-/// come, the figures show it.
+/// Waits until every spoke is connected, the present pods are even, and nobody has moved for a while; if that does not
+/// happen, the figures show it.
 async fn quiet(stage: &Stage) {
     let end = Instant::now() + LIMIT;
     let pods: Vec<String> = stage.pods.ready().into_iter().map(|pod| pod.name).collect();
@@ -225,7 +224,7 @@ async fn quiet(stage: &Stage) {
     }
 }
 
-/// Lets it happen; the pod that was killed.
+/// Carries out the event; returns the pod that was killed, if any.
 async fn happen(stage: &Stage, event: &Event) -> Result<Option<String>> {
     match event.deed {
         Deed::Scale(pods) => stage.scale(pods).await?,
@@ -248,7 +247,7 @@ async fn happen(stage: &Stage, event: &Event) -> Result<Option<String>> {
             let fullest = stage.pods.fullest().context("a pod")?;
             process::signal(&fullest.uid, process::HUB, Signal::SIGSTOP)?;
             pause(POD_FROZEN).await;
-            // The kubelet may have ended it meanwhile.
+            // The kubelet may have ended it in the meantime.
             drop(process::signal(&fullest.uid, process::HUB, Signal::SIGCONT));
         }
         Deed::FreezeRedis => {
@@ -260,7 +259,8 @@ async fn happen(stage: &Stage, event: &Event) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// `kubectl drain` of the node with most hub pods, as far as they go: what else is there stays, Redis and Postgres too.
+/// `kubectl drain` of the node with most hub pods, but only for those pods: whatever else is there stays, including
+/// Redis and Postgres.
 async fn drain(stage: &Stage) -> Result<()> {
     let pods = stage.pods.ready();
     let on = |node: &str| pods.iter().filter(|pod| pod.node == node).count();
@@ -280,7 +280,7 @@ async fn drain(stage: &Stage) -> Result<()> {
     drained.map(drop)
 }
 
-/// Does to the operator that leads what is to be done to it, some seconds after the beginning.
+/// Disturbs the leading operator as specified, some seconds after the beginning.
 async fn disturb(stage: &Stage, operator: Operator) {
     if operator == Operator::Left {
         return;
@@ -299,7 +299,7 @@ async fn disturb(stage: &Stage, operator: Operator) {
 
 async fn freeze_leader(stage: &Stage) -> Result<()> {
     let leader = stage.leader()?;
-    // What it writes from here on is a second leader's, once another one leads.
+    // From here on, once another operator leads, what this one writes counts as a second leader's.
     stage.leaders.look().await;
     leader.signal(Signal::SIGSTOP)?;
     pause(OPERATOR_FROZEN).await;

@@ -13,104 +13,125 @@ use crate::leaders::Terms;
 use crate::pods::Sample;
 use crate::stage::Stage;
 
-/// What hangs is to be noticed within this time.
+/// A process that hangs should be noticed within this time.
 const NOTICED: Duration = Duration::from_secs(10);
 
-/// Calls for one kind of spoke.
+/// A spoke that is away since then has lost its connection by the event itself, and not by what moved later.
+const STRUCK: Duration = Duration::from_secs(2);
+/// For at most this long the hubs act on what they read last, and peers still move that were told before.
+const KNOWN_FOR: Duration = Duration::from_secs(6);
+/// How many failures of one kind are shown in full.
+const EXAMPLES: usize = 3;
+
+/// Calls to one kind of spoke.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Calls {
     /// How many ended.
     pub(crate) count: usize,
-    /// What they took beside the spoke's work: half of them, 95 and 99 of a hundred.
+    /// What they took in addition to the spoke's work: the median, and the 95th and 99th percentiles.
     pub(crate) late: [Duration; 3],
     /// Failures by code and `delivered`.
     pub(crate) failed: BTreeMap<(String, &'static str), usize>,
-    /// Those that the caller lost with its own connection, and that no hub told it of.
+    /// Those that the caller lost with its own connection, so that no hub told it the outcome.
     pub(crate) lost: usize,
     /// Those among the others that were made after the event began ...
     pub(crate) new_failed: usize,
     /// ... and those made more than 10 s after.
     pub(crate) late_failed: usize,
-    /// The last failure, from the beginning.
+    /// Those among the others that were made before and had reached a spoke.
+    pub(crate) running_failed: usize,
+    /// How many failed of those made until the hubs knew of a loss; what fails later has to do with what moves then.
+    pub(crate) struck: usize,
+    /// When the last of these failed, counted from the beginning.
     pub(crate) last_failure: Duration,
-    /// The longest that a call failed after the hubs had said that its hub is gone, or after it was made where that was later.
+    /// The longest time from when the hubs knew until one of these failed.
     pub(crate) told_late: Duration,
     /// Some of the failures, in full.
     pub(crate) examples: Vec<String>,
 }
 
-/// Times without a route.
+/// Periods without a route.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Absences {
     /// How many.
     pub(crate) count: usize,
-    /// Half, 99 of a hundred, and the longest.
+    /// The median, the 99th percentile, and the longest.
     pub(crate) lasted: [Duration; 3],
+}
+
+/// What happened while the hubs could not know what the others hold: from [`KNOWN_FOR`] after the event began until the
+/// pods were as wanted again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Blind {
+    /// How many peers the hubs told to go for balance.
+    pub(crate) balanced: u64,
+    /// How many connections came to other hubs.
+    pub(crate) moves: usize,
 }
 
 /// Connections that came to other hubs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Moves {
-    /// In all.
     pub(crate) total: usize,
-    /// Connections that were there to be moved.
+    /// How many connections there were to move.
     pub(crate) of: usize,
-    /// Of the spoke that moved most.
+    /// The number for the spoke that moved most.
     pub(crate) most: usize,
-    /// Onto pods of the revision of before, in a roll-out.
+    /// Moves onto pods of the previous revision, in a roll-out.
     pub(crate) onto_old: usize,
 }
 
 /// One second, for the picture.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Second {
-    /// When.
     pub(crate) at: Instant,
-    /// Calls to spokes of the SDK that failed in it, and to plain ones.
+    /// Failed calls in this second, to spokes of the SDK and to plain ones.
     pub(crate) failed: [usize; 2],
-    /// What 99 of a hundred calls to spokes of the SDK took beside the work.
+    /// The 99th percentile of what calls to spokes of the SDK took in addition to the work.
     pub(crate) p99: Duration,
 }
 
-/// One event.
+/// The figures of one event.
 #[derive(Clone, Debug)]
 pub(crate) struct Figures {
-    /// When.
+    /// When its parts happened.
     pub(crate) moments: Moments,
-    /// To one spoke of the SDK, any plain one, one plain one.
+    /// Calls to one spoke of the SDK, to any plain one, and to one plain one.
     pub(crate) calls: [Calls; 3],
-    /// Calls that ran otherwise than their callers were told.
+    /// Calls that ran in another way than their callers were told.
     pub(crate) broken: usize,
-    /// Of spokes of the SDK, and plain ones.
+    /// Absences of spokes of the SDK, and of plain ones.
     pub(crate) away: [Absences; 2],
-    /// Of spokes of the SDK, and plain ones.
+    /// Those among them that began with the event.
+    pub(crate) struck: [Absences; 2],
+    /// Moves of spokes of the SDK, and of plain ones.
     pub(crate) moves: [Moves; 2],
     /// The fewest moves that lead to a ratio of 1.15.
     pub(crate) least: f64,
-    /// What hubs told to go for balance.
-    pub(crate) balanced: u64,
-    /// From when on the fullest pod had no more than 1.15 of the mean, and what it had at the end.
+    /// While the hubs were blind, in the event that stops Redis.
+    pub(crate) blind: Blind,
+    /// From when on the fullest pod had at most 1.15 times the mean, and its ratio at the end.
     pub(crate) even_after: Option<Duration>,
     /// See above.
     pub(crate) ratio: f64,
     /// The longest time from the order to go until a pod was empty.
     pub(crate) emptied: Duration,
-    /// Of the operators, while one of them was disturbed.
+    /// The operators' terms, while one of them was disturbed.
     pub(crate) operators: Terms,
-    /// Ready pods, at least.
+    /// The fewest pods that were ready.
     pub(crate) least_ready: usize,
-    /// Connections that one hub took in a second, at most.
+    /// The most connections that one hub accepted in a second.
     pub(crate) accepted: usize,
-    /// CPUs that the hubs used, and this process.
+    /// How many CPUs the hubs used, and how many this process did.
     pub(crate) cpus: [f64; 2],
-    /// For the picture.
+    /// The seconds, for the picture.
     pub(crate) seconds: Vec<Second>,
 }
 
 // === impl Figures ===
 
 impl Figures {
-    /// What the stage has seen since an event began.
+    /// What the stage has seen since the event began.
     pub(crate) fn of(stage: &Stage, event: &Event, (before, cpu): (&Sample, f64), moments: Moments) -> Self {
         let window = stage.load.tally.take();
         let samples = stage.pods.since(before.at);
@@ -129,7 +150,7 @@ impl Figures {
         sdk.of = stage.load.connections() - plain.of;
         let length = moments.quiet.duration_since(moments.began);
         let scales = matches!(event.deed, Deed::Scale(_));
-        // What nodes are drained of, or a roll-out replaces, goes pod by pod.
+        // Pods that a drained node or a roll-out removes go one by one.
         let ordered = |pod: &str| match scales {
             true => moments.began,
             false => stage.pods.told_to_go(pod).unwrap_or(moments.began).max(moments.began),
@@ -138,10 +159,11 @@ impl Figures {
             moments,
             calls: [Aim::Sdk, Aim::AnyPlain, Aim::OnePlain].map(|aim| calls(&window, aim, moments)),
             broken: window.ended.iter().filter(|ended| ended.breaks_a_promise()).count(),
-            away: [Kind::Sdk, Kind::Plain].map(|kind| absences(&window.away, kind)),
+            away: [Kind::Sdk, Kind::Plain].map(|kind| absences(&window.away, kind, moments.quiet)),
+            struck: [Kind::Sdk, Kind::Plain].map(|kind| absences(&window.away, kind, moments.began + STRUCK)),
             moves: [sdk, plain],
             least: least(before, held as f64 / event.pods_after() as f64),
-            balanced: grown(&samples, |held| held.balanced as f64) as u64,
+            blind: blind(&samples, &window.arrivals, moments),
             even_after: even_after(&samples, &stay, moments.began),
             ratio: samples.last().and_then(|last| last.ratio(&stay)).unwrap_or(f64::NAN),
             emptied: emptied(&samples, before, &stay, ordered),
@@ -157,12 +179,12 @@ impl Figures {
 // === impl Calls ===
 
 impl Calls {
-    /// Failures in all.
+    /// The number of all failures.
     pub(crate) fn failures(&self) -> usize {
         self.failed.values().sum()
     }
 
-    /// Failures that may have reached a spoke.
+    /// The number of failures that may have reached a spoke.
     pub(crate) fn may_have_run(&self) -> usize {
         let may = self.failed.iter().filter(|((_, delivered), _)| *delivered != "no");
         may.map(|(_, count)| count).sum()
@@ -177,7 +199,7 @@ pub(crate) fn own_cpu() -> f64 {
     })
 }
 
-/// A share of sorted values.
+/// A quantile of sorted values.
 fn at(sorted: &[Duration], share: f64) -> Duration {
     let index = (sorted.len() as f64 * share) as usize;
     sorted
@@ -211,13 +233,15 @@ fn calls(window: &Window, aim: Aim, moments: Moments) -> Calls {
         calls.lost += usize::from(!told);
         calls.new_failed += usize::from(told && ended.due >= began);
         calls.late_failed += usize::from(ended.due >= began + NOTICED);
+        calls.running_failed += usize::from(told && ended.due < began && ended.ran > 0);
         let after = ended.at.saturating_duration_since(began);
-        calls.last_failure = calls.last_failure.max(after);
-        if told {
-            let late = ended.at.saturating_duration_since(ended.due.max(known));
+        if told && ended.due <= known {
+            calls.struck += 1;
+            calls.last_failure = calls.last_failure.max(after);
+            let late = ended.at.saturating_duration_since(known);
             calls.told_late = calls.told_late.max(late);
         }
-        if calls.examples.len() < 5 {
+        if calls.failed[&(failed.code.clone(), delivered)] <= EXAMPLES {
             let due = ended.due.saturating_duration_since(began).as_secs_f64();
             calls.examples.push(format!(
                 "made at {due:.1} s, failed at {:.1} s: {} {delivered}: {}",
@@ -230,10 +254,11 @@ fn calls(window: &Window, aim: Aim, moments: Moments) -> Calls {
     calls
 }
 
-fn absences(away: &[Away], kind: Kind) -> Absences {
+/// The absences that began until a moment.
+fn absences(away: &[Away], kind: Kind, until: Instant) -> Absences {
     let mut lasted: Vec<Duration> = away
         .iter()
-        .filter(|away| away.kind == kind)
+        .filter(|away| away.kind == kind && away.at <= until)
         .map(|away| away.lasted)
         .collect();
     lasted.sort_unstable();
@@ -256,13 +281,13 @@ fn moves(arrivals: &[&Arrival], onto_old: usize) -> Moves {
     }
 }
 
-/// What is above 1.15 of the mean that will be.
+/// How many connections are above 1.15 times the mean that will be.
 fn least(before: &Sample, mean: f64) -> f64 {
     let held = before.held.values().map(|held| held.websockets as f64);
     held.map(|held| (held - BALANCED * mean).max(0.0)).sum()
 }
 
-/// What a counter of all pods has grown by; one that begins anew begins at 0.
+/// By how much a counter of all pods has grown; a counter that restarts begins at 0.
 fn grown(samples: &[Sample], counter: impl Fn(&crate::pods::Held) -> f64) -> f64 {
     let mut last: BTreeMap<&str, f64> = BTreeMap::new();
     let mut grown = 0.0;
@@ -276,14 +301,23 @@ fn grown(samples: &[Sample], counter: impl Fn(&crate::pods::Held) -> f64) -> f64
     grown
 }
 
-/// From when on no pod that stays had more than 1.15 of the mean.
+fn blind(samples: &[Sample], arrivals: &[Arrival], moments: Moments) -> Blind {
+    let is_within = |at: Instant| (moments.began + KNOWN_FOR..=moments.there).contains(&at);
+    let within: Vec<Sample> = samples.iter().filter(|sample| is_within(sample.at)).cloned().collect();
+    Blind {
+        balanced: grown(&within, |held| held.balanced as f64) as u64,
+        moves: arrivals.iter().filter(|arrival| is_within(arrival.at)).count(),
+    }
+}
+
+/// From when on no remaining pod had more than 1.15 times the mean.
 fn even_after(samples: &[Sample], stay: &[String], began: Instant) -> Option<Duration> {
     let even = |sample: &&Sample| sample.ratio(stay).is_some_and(|ratio| ratio <= BALANCED);
     let first = samples.iter().rev().take_while(even).last()?;
     Some(first.at.saturating_duration_since(began))
 }
 
-/// The longest that a pod that went took from the order to its last connection.
+/// The longest time that a departing pod took from the order to its last connection.
 fn emptied(samples: &[Sample], before: &Sample, stay: &[String], ordered: impl Fn(&str) -> Instant) -> Duration {
     let went = before.held.keys().filter(|pod| !stay.contains(pod));
     let took = went.map(|pod| {
@@ -383,7 +417,7 @@ mod tests {
             })
         };
 
-        // Empty at second 5.
+        // The pod is empty at second 5.
         assert_eq!(took(0), Duration::from_secs(5));
         assert_eq!(took(2), Duration::from_secs(3));
     }
@@ -400,7 +434,7 @@ mod tests {
         let began = Instant::now();
         let samples = [3, 4, 1].map(|n| sample(began, n, &[("a", 1)]));
 
-        // From 30 to 40, and then to 10 in a process that was started anew.
+        // From 30 to 40, and then to 10 in a process that was restarted.
         assert!((grown(&samples, |held| held.balanced as f64) - 20.0).abs() < 1e-9);
     }
 }

@@ -1,9 +1,9 @@
 //! The operators: which of them holds the Lease, and which of them writes.
 //!
-//! What each has written to the API server is read from its metrics once a second, who holds the Lease from a watch. A write
-//! counts as a second leader's when its process did not hold the Lease at any time from the look before it to a second after
-//! the look that showed it. A process that stood still between two looks has to hold the Lease when it goes on: what it wrote
-//! before is in the look that was taken right before it was stopped.
+//! What each has written to the API server is read from its metrics once a second; who holds the Lease is known from a
+//! watch. A write counts as a second leader's if its process did not hold the Lease at any time between the look before
+//! it and one second after the look that showed it. A process that stood still between two looks has to hold the Lease
+//! when it continues: what it wrote before appears in the look taken right before it was stopped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,39 +18,39 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::stage::{OPERATOR, SYSTEM};
 use crate::watch::watch;
 
-/// Port of metrics in an operator's pod.
+/// The metrics port in an operator's pod.
 const MANAGEMENT_PORT: u16 = 7430;
-/// A pod that does not answer for so long is not asked again in that second.
+/// A pod that does not answer within this time is not asked again in that second.
 const PATIENCE: Duration = Duration::from_millis(900);
-/// What the watch of the Lease may be late.
+/// How late the watch of the Lease may be.
 const LATE: Duration = Duration::from_secs(1);
-/// Who has not answered for longer has stood still.
+/// A process that has not answered for longer than this has stood still.
 const STILL: Duration = Duration::from_secs(5);
 
 const LEASE: &str = r#"jsonpath={.type}{"|"}{.object.spec.holderIdentity}{"\n"}"#;
 const POD: &str =
     r#"jsonpath={.type}{"|"}{.object.metadata.name}{"|"}{.object.metadata.uid}{"|"}{.object.status.podIP}{"\n"}"#;
 
-/// The operators, looked at until it is dropped.
+/// The operators, watched until this is dropped.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leaders(Arc<Mutex<Seen>>);
 
 /// What was seen of the operators during an event.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Terms {
-    /// Processes that held the Lease.
+    /// How many processes held the Lease.
     pub(crate) leaders: usize,
-    /// Writes to the API server.
+    /// How many writes to the API server there were.
     pub(crate) writes: u64,
-    /// Those of processes that did not hold the Lease.
+    /// How many of those came from processes that did not hold the Lease.
     pub(crate) foreign: u64,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Uid and address of each operator's pod, by its name.
+    /// The uid and address of each operator's pod, by the pod's name.
     pods: BTreeMap<String, (String, String)>,
-    /// From when on who has held the Lease; an empty identity is nobody.
+    /// Who has held the Lease from when on; an empty identity means nobody.
     holders: Vec<(Instant, String)>,
     /// The last look at each process.
     last: BTreeMap<Process, (Instant, u64)>,
@@ -58,7 +58,7 @@ struct Seen {
     stretches: Vec<Stretch>,
 }
 
-/// A process of a pod, by when it started.
+/// A process of a pod, identified by when it started.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
     pod: String,
@@ -144,7 +144,7 @@ impl Leaders {
         }
     }
 
-    /// Uid of the pod of the operator that leads.
+    /// The uid of the pod of the operator that leads.
     pub(crate) fn leader(&self) -> Result<String> {
         let seen = self.0.lock();
         let (_, holder) = seen.holders.last().context("the Lease was not seen")?;
@@ -209,7 +209,7 @@ impl Seen {
             .any(|holder| is_of(holder, &stretch.process.pod))
     }
 
-    /// Who held the Lease at some time in between.
+    /// Who held the Lease at some time in that period.
     fn held_from(&self, from: Instant, to: Option<Instant>) -> impl Iterator<Item = &str> {
         let ends = self.holders.iter().skip(1).map(|(at, _)| Some(*at)).chain([None]);
         let terms = self.holders.iter().zip(ends);
@@ -220,7 +220,7 @@ impl Seen {
     }
 }
 
-/// Whether an identity is one of a pod: its name, and a random part of each process.
+/// Whether an identity belongs to a pod: it consists of the pod's name and a random part for each process.
 fn is_of(holder: &str, pod: &str) -> bool {
     holder
         .strip_prefix(pod)
@@ -239,7 +239,7 @@ mod tests {
         )
     }
 
-    /// A second leads from second 20 on; looks at both, at these seconds, with these writes.
+    /// A second operator leads from second 20 on; looks at both, at these seconds, with these writes.
     fn seen(looks: &[(&str, u64, u64)]) -> Terms {
         let (leaders, began) = (Leaders::default(), Instant::now());
         let at = |second: u64| began + Duration::from_secs(second);

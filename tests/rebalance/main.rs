@@ -1,10 +1,10 @@
-//! `make bench-rebalance`: a Hub on a real Kubernetes is scaled, rolled out, drained, killed and frozen, while thousands of
-//! spokes are connected to it and called all the time.
+//! `make bench-rebalance`: a Hub on a real Kubernetes cluster is scaled, rolled out, drained, killed and frozen, while
+//! thousands of spokes are connected to it and called all the time.
 //!
-//! Run it in a cluster (`alkhub-cluster up`). Spokes and callers live in this process and reach the hubs through the Hub's
-//! Service; what the hubs hold is read from their metrics each second. It prints what was seen beside what the project
-//! promises, and writes it as a page with a picture. It fails when a call got another call's answer, or ran more often than
-//! its caller was told. An aim that is missed is told and fails nothing.
+//! Run it in a cluster (`alkhub-cluster up`). Spokes and callers live in this process and reach the hubs through the
+//! Hub's Service; what the hubs hold is read from their metrics each second. It prints what was seen beside what the
+//! project promises, and writes that as a page with a picture. It fails if a call got another call's answer, or ran
+//! more often than its caller was told. A missed aim is reported, but fails nothing.
 
 mod aims;
 mod events;

@@ -1,4 +1,4 @@
-//! The picture: what each pod held, what failed and what calls took, over the whole run.
+//! The picture: what each pod held, what failed, and how long calls took, over the whole run.
 
 use std::collections::BTreeMap;
 
@@ -15,28 +15,26 @@ const RIGHT: f64 = 1180.0;
 const COLOURS: [&str; 8] = [
     "#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#1b7c83", "#57606a",
 ];
-/// Of failed calls to spokes of the SDK, and to plain ones.
+/// The colours of failed calls to spokes of the SDK, and to plain ones.
 const FAILED: [&str; 2] = ["#cf222e", "#8c959f"];
 
-/// An event, as it is drawn.
+/// An event as it is drawn.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
-    /// Its name.
     pub(crate) name: &'static str,
-    /// When it was.
+    /// When its parts happened.
     pub(crate) moments: Moments,
-    /// Its calls.
     pub(crate) seconds: Vec<Second>,
 }
 
-/// One of the fields of the picture: where it is, and the value at its top.
+/// One of the fields of the picture: its position, and the value at its top.
 struct Field {
     top: f64,
     bottom: f64,
     most: f64,
 }
 
-/// The picture while it is drawn.
+/// The picture while it is being drawn.
 struct Drawing {
     svg: String,
     began: Instant,
@@ -90,7 +88,6 @@ impl Field {
     }
 }
 
-/// Draws it.
 pub(crate) fn draw(spans: &[Span], samples: &[Sample]) -> String {
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
         return String::new();
@@ -111,7 +108,7 @@ pub(crate) fn draw(spans: &[Span], samples: &[Sample]) -> String {
     drawing.svg + "</svg>\n"
 }
 
-/// Where each event begins, with its number; the names stand at the top.
+/// Marks where each event begins, with its number; the names are at the top.
 fn events(drawing: &mut Drawing, spans: &[Span]) {
     let names = spans.iter().zip(1..).map(|(span, n)| format!("{n} {}", span.name));
     let names: Vec<String> = names.collect();
@@ -147,7 +144,7 @@ fn held(drawing: &mut Drawing, samples: &[Sample]) {
         most: (most.unwrap_or(0) as f64 / 500.0).ceil().max(1.0) * 500.0,
     };
     drawing.grid(&field, "connections of each pod");
-    // A pod has a line for each stretch in which it answered.
+    // A pod has one line for each period in which it answered.
     let mut lines: BTreeMap<&str, Vec<Vec<(f64, f64)>>> = BTreeMap::new();
     let mut last: BTreeMap<&str, usize> = BTreeMap::new();
     for (n, sample) in samples.iter().enumerate() {

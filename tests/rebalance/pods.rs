@@ -1,4 +1,4 @@
-//! The Hub's pods: which there are, as `kubectl` tells, and what each holds, from its metrics once a second.
+//! The Hub's pods: which there are, according to `kubectl`, and what each holds, from its metrics once a second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,61 +14,58 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::stage::{HUB, NAMESPACE};
 use crate::watch::watch;
 
-/// Port of metrics in a hub pod.
+/// The metrics port in a hub pod.
 const MANAGEMENT_PORT: u16 = 7421;
-/// A pod that does not answer for so long is not asked again in that second.
+/// A pod that does not answer within this time is not asked again in that second.
 const PATIENCE: Duration = Duration::from_millis(900);
 
 /// One line for each change of a pod.
 const LINE: &str = r#"jsonpath={.type}{"|"}{.object.metadata.name}{"|"}{.object.metadata.uid}{"|"}{.object.status.podIP}{"|"}{.object.metadata.deletionTimestamp}{"|"}{.object.status.conditions[?(@.type=="Ready")].status}{"|"}{.object.metadata.labels.alkhub\.dev/revision}{"|"}{.object.spec.nodeName}{"|"}{.object.metadata.annotations.alkhub\.dev/drain-since}{"\n"}"#;
 
-/// A pod as Kubernetes has it.
+/// A pod as Kubernetes knows it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pod {
-    /// Its name.
     pub(crate) name: String,
-    /// Its uid.
     pub(crate) uid: String,
-    /// The node that it is on.
     pub(crate) node: String,
-    /// Whether it is ready, and not told to end.
+    /// Whether it is ready and has not been told to end.
     pub(crate) ready: bool,
     address: String,
     revision: String,
 }
 
-/// What a pod held at a moment.
+/// What a pod held at a given moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Held {
     /// Open WebSockets.
     pub(crate) websockets: usize,
-    /// Peers that it told to go to others for balance, since it started.
+    /// How many peers it has told to go to others for balance since it started.
     pub(crate) balanced: u64,
-    /// CPU seconds since it started.
+    /// How many CPU seconds it has used since it started.
     pub(crate) cpu: f64,
 }
 
-/// What all pods held at a moment; a pod that did not answer is missing.
+/// What all pods held at a given moment; a pod that did not answer is missing.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    /// When.
+    /// When it was taken.
     pub(crate) at: Instant,
-    /// By the pod's name.
+    /// What each pod held, by the pod's name.
     pub(crate) held: BTreeMap<String, Held>,
 }
 
-/// The pods of the Hub, looked at until it is dropped.
+/// The pods of the Hub, watched until this is dropped.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pods(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
     pods: BTreeMap<String, Pod>,
-    /// Of every pod that ever was.
+    /// The revision of every pod that ever existed.
     revisions: BTreeMap<String, String>,
     /// When each pod was first seen to have been told to go: by the operator's mark, or by its deletion.
     told: BTreeMap<String, Instant>,
-    /// The fewest ready pods since somebody asked.
+    /// The fewest ready pods since somebody last asked.
     least_ready: usize,
     samples: Vec<Sample>,
 }
@@ -112,7 +109,7 @@ impl Pods {
             };
             seen.revisions.insert(text(name), text(revision));
             if deleted.is_empty() && marked.is_empty() {
-                // A drain that was called off.
+                // A drain was called off.
                 seen.told.remove(name);
             } else {
                 seen.told.entry(text(name)).or_insert_with(Instant::now);
@@ -142,7 +139,7 @@ impl Pods {
         }
     }
 
-    /// The pods that there are.
+    /// The pods that currently exist.
     pub(crate) fn now(&self) -> Vec<Pod> {
         self.0.lock().pods.values().cloned().collect()
     }
@@ -152,7 +149,7 @@ impl Pods {
         self.now().into_iter().filter(|pod| pod.ready).collect()
     }
 
-    /// Whether exactly so many are there, all ready and of one revision.
+    /// Whether there are exactly `count` pods, all ready and of one revision.
     pub(crate) fn are(&self, count: usize) -> bool {
         let pods = self.now();
         let revisions: BTreeSet<&str> = pods.iter().map(|pod| pod.revision.as_str()).collect();
@@ -183,14 +180,14 @@ impl Pods {
         self.0.lock().told.get(pod).copied()
     }
 
-    /// The fewest pods that were ready since the last time that this was asked.
+    /// The fewest pods that were ready since this was last asked.
     pub(crate) fn least_ready(&self) -> usize {
         let mut seen = self.0.lock();
         let ready = seen.pods.values().filter(|pod| pod.ready).count();
         std::mem::replace(&mut seen.least_ready, ready)
     }
 
-    /// The revision of the pod of a hub, by the hub's id, which begins with its name.
+    /// The revision of a hub's pod, found by the hub's id, which begins with the pod's name.
     pub(crate) fn revision(&self, hub: &str) -> Option<String> {
         let seen = self.0.lock();
         let mut pods = seen.revisions.iter();
@@ -202,7 +199,7 @@ impl Pods {
 // === impl Sample ===
 
 impl Sample {
-    /// Connections of the fullest of these pods by their mean; `None` when one of them is missing.
+    /// The connections of the fullest of these pods relative to their mean; `None` if one of them is missing.
     pub(crate) fn ratio(&self, pods: &[String]) -> Option<f64> {
         let held: Option<Vec<usize>> = pods.iter().map(|pod| Some(self.held.get(pod)?.websockets)).collect();
         let held = held?;

@@ -12,7 +12,7 @@ use crate::plot::{self, Span};
 use crate::pods::Pods;
 use crate::{Args, say};
 
-/// What stands at the end of the page.
+/// The text at the end of the page.
 const MEANING: &str = include_str!("meaning.md");
 
 /// What is known so far.
@@ -62,7 +62,7 @@ impl Report {
         })
     }
 
-    /// What was seen of an event.
+    /// Adds what was seen of an event.
     pub(crate) fn event(&mut self, event: &Event, figures: &Figures, sessions: u8) {
         let mut name = event.name;
         for aim in aims::of(event, figures, sessions) {
@@ -95,7 +95,7 @@ impl Report {
         });
     }
 
-    /// An event that did not come to its end.
+    /// Adds an event that did not finish.
     pub(crate) fn lost(&mut self, event: &Event, error: &anyhow::Error) {
         self.missed += 1;
         let row = format!("| {} | it comes to its end | {error:#} | **no** |", event.name);
@@ -126,7 +126,7 @@ impl Report {
         Ok(std::fs::write(out, page)?)
     }
 
-    /// How many calls ran otherwise than their callers were told.
+    /// How many calls ran in another way than their callers were told.
     pub(crate) fn finish(&self) -> usize {
         say(&format!(
             "{} aims missed; {} calls against their promise",
@@ -136,8 +136,8 @@ impl Report {
     }
 }
 
-/// Where the picture goes: beside the page, under its name. Among the docs it has a name of its own, for `rebalancing.svg` is the
-/// simulation's.
+/// The file of the picture: beside the page, under the page's name. Among the docs it has a name of its own, because
+/// `rebalancing.svg` is the simulation's.
 fn picture(out: &Path) -> PathBuf {
     let folder = out.parent().and_then(Path::file_name);
     match folder.is_some_and(|folder| folder == "docs") {

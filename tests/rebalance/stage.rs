@@ -19,19 +19,19 @@ use crate::leaders::Leaders;
 use crate::pods::Pods;
 use crate::say;
 
-/// Namespace of the operator.
+/// The operator's namespace.
 pub(crate) const SYSTEM: &str = "alkhub-system";
-/// What selects its pods.
+/// The selector of its pods.
 pub(crate) const OPERATOR: &str = "app.kubernetes.io/name=alkhub-operator";
-/// How many there are: one leads, and another one takes over when that one stands still.
+/// How many operators there are: one leads, and another takes over when that one stands still.
 const OPERATORS: &str = "replicas=2";
-/// What a hub says of another one that is gone (`hub/calls/src/leg/departure.rs`).
+/// What a hub logs about another one that is gone (`hub/calls/src/leg/departure.rs`).
 const GONE: &str = "another hub is gone";
-/// Namespace of the Hub.
+/// The Hub's namespace.
 pub(crate) const NAMESPACE: &str = "load";
 /// Its name.
 pub(crate) const HUB: &str = "load";
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const LOOK: Duration = Duration::from_millis(200);
 
 const MANIFEST: &str = "
@@ -47,13 +47,9 @@ spec:
 /// A Hub under load.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    /// The cluster.
     pub(crate) kube: Kube,
-    /// The Hub's pods.
     pub(crate) pods: Pods,
-    /// The operators.
     pub(crate) leaders: Leaders,
-    /// Spokes and callers.
     pub(crate) load: Load,
     changes: AtomicU32,
     _end: DropGuard,
@@ -68,7 +64,7 @@ pub(crate) struct Leader {
 // === impl Leader ===
 
 impl Leader {
-    /// Signals it.
+    /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         process::signal(&self.pod, "alkhub-operator", signal)
     }
@@ -77,7 +73,7 @@ impl Leader {
 // === impl Stage ===
 
 impl Stage {
-    /// Installs the charts, makes the Hub, connects the spokes and begins to call.
+    /// Installs the charts, creates the Hub, connects the spokes and starts calling.
     pub(crate) async fn build(kubeconfig: PathBuf, scale: &Scale) -> Result<Self> {
         let kube = Kube::new(kubeconfig);
         install(&kube).await?;
@@ -128,10 +124,10 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Waits until something is as it should be.
+    /// Waits until a condition holds.
     ///
     /// # Errors
-    /// It is not, after so long.
+    /// It does not hold within this time.
     pub(crate) async fn until(&self, what: &str, within: Duration, mut is: impl FnMut(&Self) -> bool) -> Result<()> {
         let end = Instant::now() + within;
         while !is(self) {
@@ -143,7 +139,6 @@ impl Stage {
         Ok(())
     }
 
-    /// `kubectl scale`.
     pub(crate) async fn scale(&self, pods: usize) -> Result<()> {
         let (hub, replicas) = (format!("hub/{HUB}"), format!("--replicas={pods}"));
         self.kube.kubectl(&["scale", "-n", NAMESPACE, &hub, &replicas]).await?;
@@ -160,7 +155,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Signals the process of Redis.
+    /// Sends a signal to the process of Redis.
     pub(crate) async fn redis(&self, signal: Signal) -> Result<()> {
         let selector = format!("app.kubernetes.io/component=redis,app.kubernetes.io/instance={HUB}");
         signalled(&self.kube, (NAMESPACE, &selector), "redis-server", signal).await
@@ -172,10 +167,10 @@ impl Stage {
         Ok(Leader { pod })
     }
 
-    /// Other operators take the place of those that run.
+    /// Replaces the running operators by others.
     pub(crate) async fn replace_operator(&self) -> Result<()> {
         let operator = chart("alkhub")?;
-        // Another value each time.
+        // A different value each time.
         let value = format!("podAnnotations.replaced=at-{}", jiff::Timestamp::now().as_second());
         let upgrade = ["upgrade", "alkhub", &operator, "-n", SYSTEM];
         let set = ["--set", OPERATORS, "--set", &value];
@@ -183,7 +178,7 @@ impl Stage {
         Ok(())
     }
 
-    /// When the last hub said in its log, after `began`, that the hub of this pod is gone.
+    /// When the last hub logged, after `began`, that the hub of this pod is gone.
     pub(crate) async fn known_gone(&self, pod: &str, began: Instant) -> Option<Instant> {
         let selector = format!("app.kubernetes.io/component=hub,app.kubernetes.io/instance={HUB}");
         let since = format!("--since={}s", began.elapsed().as_secs() + 1);
@@ -193,7 +188,7 @@ impl Stage {
         let logs = logs
             .inspect_err(|error| say(&format!("the hubs' logs: {error:#}")))
             .ok()?;
-        // Their clock is this machine's.
+        // The hubs' clock is this machine's.
         let (now, wall) = (Instant::now(), jiff::Timestamp::now());
         let said = logs
             .lines()
@@ -205,7 +200,6 @@ impl Stage {
         said.filter(|at| *at >= began).max()
     }
 
-    /// Ends the load.
     pub(crate) async fn end(self) {
         self.load.end().await;
     }

@@ -6,9 +6,9 @@ use alkhub_tests::kube::Kube;
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-/// Follows the objects of a kind until the API server ends the watch, as it does now and then. Those that are there come first,
-/// after `begin`; `line` is a template of `kubectl`'s, which pads what stands between tabs, so that it is no tab that sets
-/// fields apart.
+/// Follows the objects of a kind until the API server ends the watch, as it does now and then. `begin` is called first,
+/// and then the existing objects come. `line` is a template of `kubectl`'s; because `kubectl` pads what is between
+/// tabs, fields must be separated by something other than a tab.
 ///
 /// # Errors
 /// `kubectl` cannot be started or read.
