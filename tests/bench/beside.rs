@@ -1,7 +1,7 @@
-//! Small calls while large outputs come the same way, and the same small calls alone.
+//! Small calls while large outputs take the same path, and the same small calls alone.
 //!
 //! Invariants
-//! - In this process nothing small waits for anything large: that has connections and a thread of its own.
+//! - In this process nothing small waits for anything large, which has connections and a thread of its own.
 //! - Large outputs are on their way for as long as small calls are, however long those take.
 
 use std::collections::BTreeSet;
@@ -19,19 +19,19 @@ use crate::pace::Latency;
 use crate::system::{Kind, Servers};
 use crate::ws::{Reader, Writer};
 
-/// Small calls in a second: so few that neither system is busy with them.
+/// The rate of small calls, low enough that neither system is busy with them.
 const PER_SECOND: f64 = 500.0;
 
-/// Below what both systems take in one message: 1 MiB.
+/// Below the most that both systems accept in one message: 1 MiB.
 const OUTPUT_BYTES: usize = 900 * 1024;
 
-/// Large calls that wait for their answers.
+/// How many large calls wait for their answers.
 const IN_FLIGHT: usize = 4;
 
-/// Large calls before the first small one: connections, and the memory of the servers, have their size then.
+/// How many large calls precede the first small one, until connections and the servers' memory have reached their size.
 const WARM_UP: usize = 50;
 
-/// Calls what has large outputs.
+/// A caller whose calls have large outputs.
 struct LargeCaller {
     kind: Kind,
     called: Called,
@@ -41,7 +41,7 @@ struct LargeCaller {
     waiting: BTreeSet<usize>,
 }
 
-/// The thread for what is large.
+/// The thread for everything large.
 struct Apart(Option<Runtime>);
 
 /// Latencies of small calls with nothing beside them.
@@ -49,7 +49,8 @@ pub(crate) async fn alone(servers: &Servers, length: Duration) -> Result<Latency
     calls::latency_at(servers, PER_SECOND, length).await
 }
 
-/// Latencies of small calls while another caller of their server gets large outputs from another spoke of theirs.
+/// Latencies of small calls while another caller on their server gets large outputs from another spoke of their
+/// servers.
 pub(crate) async fn measure(servers: &Servers, length: Duration) -> Result<Latency> {
     let apart = Apart::start()?;
     let called = Called {
@@ -96,7 +97,8 @@ impl LargeCaller {
         })
     }
 
-    /// Keeps calls under way while `goes_on`, which is told how many were sent, and waits for what is left then.
+    /// Keeps calls under way while `goes_on`, which is told how many were sent, holds; then waits for the remaining
+    /// answers.
     async fn call(&mut self, goes_on: impl Fn(usize) -> bool) -> Result<()> {
         loop {
             let mut frames = Vec::new();
@@ -114,7 +116,7 @@ impl LargeCaller {
             let mut message = Some(self.reader.next().await?);
             while let Some(answer) = message {
                 calls::answers(self.kind, &self.called, &answer, |n| {
-                    // One that was sent before the answering side was known has no number.
+                    // A call that was sent before the answering side was known has no number.
                     let is_awaited = n.is_none_or(|n| self.waiting.remove(&n));
                     ensure!(is_awaited, "an answer to a request that waits for none: {n:?}");
                     Ok(())
@@ -140,7 +142,7 @@ impl Apart {
 
 impl Drop for Apart {
     fn drop(&mut self) {
-        // Its own end would wait for its thread, which is not allowed where tasks run.
+        // Dropping the runtime would wait for its thread, which is not allowed inside a task.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }

@@ -1,4 +1,4 @@
-//! A request that is routed to whoever answers it, and its answer.
+//! Requests that are routed to whoever answers them, and their answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,39 +15,39 @@ use crate::pace::{Latency, Schedule};
 use crate::system::{Kind, PAYLOAD, Servers, contains, limited};
 use crate::ws::{Reader, Writer, push_frame};
 
-/// Calls before the clock starts.
+/// How many calls are made before the clock starts.
 const WARM_UP: usize = 500;
 
-/// Calls that wait for their answers while throughput is measured.
+/// How many calls wait for their answers while throughput is measured.
 const FULL_LOAD: usize = 128;
 
-/// What answers each call with its own input.
+/// An operation that answers each call with its own input.
 const ECHO: Called = Called {
     name: "echo",
     inbox: "inbox",
     output: None,
 };
 
-/// What is called.
+/// The operation that is called.
 #[derive(Clone, Debug)]
 pub(crate) struct Called {
     /// Its name in its namespace.
     pub(crate) name: &'static str,
-    /// Where nats-server sends the answers: callers that call at the same time have one each.
+    /// Where nats-server sends the answers: callers that are active at the same time have one each.
     pub(crate) inbox: &'static str,
-    /// What every call is answered; `None`: its own input.
+    /// The answer to every call; `None` means its own input.
     pub(crate) output: Option<Arc<[u8]>>,
 }
 
-/// What calls cost, each sent as soon as another one was answered.
+/// The cost of calls, each of which is sent as soon as another was answered.
 struct Closed {
-    /// CPU microseconds of all servers for each call, checked and recorded where the system does that.
+    /// CPU microseconds of all servers per call, including checks and records where the system has them.
     cpu: f64,
-    /// Calls answered in a second.
+    /// How many calls are answered per second.
     per_second: f64,
 }
 
-/// CPU microseconds of all servers for each call.
+/// CPU microseconds of all servers per call.
 pub(crate) async fn measure(servers: &Servers, in_flight: usize, length: Duration) -> Result<f64> {
     let calls = async { Ok(call(servers, in_flight, length).await?.cpu) };
     answered(servers, &ECHO, &Handle::current(), calls).await
@@ -62,13 +62,13 @@ pub(crate) async fn latency(servers: &Servers, length: Duration) -> Result<Laten
     answered(servers, &ECHO, &Handle::current(), calls).await
 }
 
-/// Latencies of so many calls a second, whatever the system carries.
+/// Latencies at this many calls a second, whatever the system could carry.
 pub(crate) async fn latency_at(servers: &Servers, per_second: f64, length: Duration) -> Result<Latency> {
     let calls = call_openly(servers, per_second, length);
     answered(servers, &ECHO, &Handle::current(), calls).await
 }
 
-/// Does `calls` while there is somebody who answers them, on the threads of `runtime`.
+/// Runs `calls` while somebody answers them, on the threads of `runtime`.
 pub(crate) async fn answered<T>(
     servers: &Servers,
     called: &Called,
@@ -113,7 +113,7 @@ async fn serve_operation(kind: Kind, called: &Called, reader: &mut Reader, write
     Ok(())
 }
 
-/// Answers every request, all that have arrived in one write.
+/// Answers every request; all requests that have arrived are answered in one write.
 async fn answer(kind: Kind, called: Called, mut reader: Reader, mut writer: Writer) -> Result<()> {
     loop {
         let mut frames = Vec::new();
@@ -163,7 +163,7 @@ fn push_answer(kind: Kind, called: &Called, frames: &mut Vec<u8>, message: &[u8]
     Ok(())
 }
 
-/// Which requests have been answered; each is answered once.
+/// Tracks which requests have been answered; each is answered once.
 #[derive(Debug, Default)]
 struct Answered {
     each: Vec<bool>,
@@ -174,7 +174,7 @@ struct Answered {
 
 impl Answered {
     fn add(&mut self, n: Option<usize>) -> Result<()> {
-        // One that was sent before the answering side was known, and answered late.
+        // A request that was sent before the answering side was known, and answered late.
         let Some(n) = n else { return Ok(()) };
         let one = self
             .each
@@ -232,7 +232,7 @@ async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<C
     })
 }
 
-/// Calls when each is due, whatever has been answered.
+/// Sends each call when it is due, whatever has been answered.
 async fn call_openly(servers: &Servers, per_second: f64, length: Duration) -> Result<Latency> {
     let (mut reader, writer) = caller(servers, &ECHO).await?;
     let (kind, schedule) = (servers.kind(), Schedule::new(per_second, length));
@@ -260,7 +260,7 @@ async fn call_openly(servers: &Servers, per_second: f64, length: Duration) -> Re
     Latency::of(latencies, length, schedule.len())
 }
 
-/// Waits until a request is answered: across two servers the news of who answers takes a moment.
+/// Waits until a request is answered: with two servers it takes a moment until both know who answers.
 async fn ready(kind: Kind, called: &Called, reader: &mut Reader, writer: &mut Writer) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
@@ -268,7 +268,7 @@ async fn ready(kind: Kind, called: &Called, reader: &mut Reader, writer: &mut Wr
         push_request(kind, called, &mut frames, None);
         writer.send_raw(&frames).await?;
         let mut answered = false;
-        // A server that knows nobody who answers says so at once, or nothing.
+        // A server that knows nobody who answers says so at once, or says nothing.
         let answer = tokio::time::timeout(Duration::from_millis(500), async {
             let message = reader.next().await?;
             answers(kind, called, &message, |_| {
@@ -303,7 +303,7 @@ pub(crate) fn push_request(kind: Kind, called: &Called, frames: &mut Vec<u8>, n:
     }
 }
 
-/// Goes through the answers of a message: the number of the request that each answers.
+/// Goes through the answers in a message, with the number of the request that each answers.
 pub(crate) fn answers(
     kind: Kind,
     called: &Called,
@@ -315,7 +315,8 @@ pub(crate) fn answers(
     let output = called.output.as_deref().unwrap_or(PAYLOAD);
     match kind {
         Kind::Alkhub => {
-            // Where it begins, and then all of it at once: a search would go through the whole of a large one.
+            // Finds the beginning and compares all of it at once: a search would go through the whole of a large
+            // output.
             let text = after(message, b"\"text\":\"").with_context(what)?;
             let is_output = text.starts_with(output) && text.get(output.len()) == Some(&b'"');
             ensure!(is_output && contains(message, b"call.responded"), what());

@@ -1,4 +1,4 @@
-//! What a change of alkhub costs: an earlier build and this one, in pairs of rounds that ran one after the other.
+//! The cost of a change of alkhub: an earlier build and this one, in pairs of rounds that ran one after the other.
 
 use std::fmt::Write as _;
 
@@ -12,13 +12,13 @@ Against an earlier build, in pairs of rounds of this run; the interval holds the
 |---|---|---|---|---|---|---|
 ";
 
-/// A case is worse when the whole interval is above it.
+/// A case is worse if its whole interval is above this.
 const WORSE: f64 = 1.03;
 
-/// Samples that the interval comes from.
+/// How many samples the interval is computed from.
 const RESAMPLES: usize = 10_000;
 
-/// Decides on the samples: the same in each run.
+/// Determines the samples: the same in each run.
 const SEED: u64 = 1;
 
 /// Rows gathered so far.
@@ -27,7 +27,7 @@ pub(crate) struct Comparison {
     rows: String,
 }
 
-/// The mean of ratios, and the bounds that hold it with 95 %.
+/// The mean of ratios, with its bounds at 95 % confidence.
 #[derive(Clone, Copy, Debug)]
 struct Ratio {
     mean: f64,
@@ -38,7 +38,7 @@ struct Ratio {
 // === impl Comparison ===
 
 impl Comparison {
-    /// One case: `before` and `now` in the order of their rounds.
+    /// Adds one case: `before` and `now` in the order of their rounds.
     pub(crate) fn row(&mut self, case: &str, unit: &str, before: &[f64], now: &[f64]) {
         let logs: Vec<f64> = before
             .iter()
@@ -56,7 +56,7 @@ impl Comparison {
         row.expect("writing to a string cannot fail");
     }
 
-    /// The table; nothing when no earlier build was measured.
+    /// The table; empty if no earlier build was measured.
     pub(crate) fn table(&self) -> String {
         match self.rows.as_str() {
             "" => String::new(),
@@ -68,7 +68,7 @@ impl Comparison {
 // === impl Ratio ===
 
 impl Ratio {
-    /// The geometric mean of the ratios with these logarithms; its bounds by the percentile bootstrap.
+    /// The geometric mean of the ratios with these logarithms; the bounds come from the percentile bootstrap.
     fn of(logs: &[f64]) -> Self {
         let mean = |sum: f64| (sum / logs.len() as f64).exp();
         let mut random = fastrand::Rng::with_seed(SEED);

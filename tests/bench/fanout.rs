@@ -1,4 +1,4 @@
-//! One publisher, and subscribers: a thousand of one topic, or one for each of many topics on another server.
+//! One publisher and its subscribers: a thousand for one topic, or one for each of many topics on another server.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use crate::pace::{Latency, Schedule};
 use crate::system::{Kind, PAYLOAD, Servers, contains, limited};
 use crate::ws::{Reader, Writer, push_frame};
 
-/// Many subscribers of one topic, on the server of the publisher.
+/// Many subscribers to one topic, on the publisher's server.
 pub(crate) const ONE_TOPIC: Audience = Audience {
     subscribers: 1_000,
     topics: 1,
@@ -30,13 +30,14 @@ pub(crate) const MANY_TOPICS: Audience = Audience {
     node: 1,
 };
 
-/// Events that wait for their delivery while throughput is measured.
+/// How many events wait for their delivery while throughput is measured.
 pub(crate) const FULL_LOAD: usize = 64;
 
-/// What is published until everybody is known to receive: across two servers the news of who subscribes takes a moment.
+/// What is published until everybody is known to receive: with two servers it takes a moment until both know who
+/// subscribes.
 const EARLY: &[u8] = &[b'e'; 128];
 
-/// Who subscribes, and where. The subscribers are divided equally among the topics, and the events too.
+/// Who subscribes, and where. Subscribers and events are divided equally among the topics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Audience {
     subscribers: usize,
@@ -44,14 +45,14 @@ pub(crate) struct Audience {
     node: usize,
 }
 
-/// What the subscribers have received together.
+/// What the subscribers have received in total.
 #[derive(Debug)]
 struct Received {
     audience: Audience,
     count: AtomicUsize,
-    /// Of each one.
+    /// The events of each subscriber.
     each: Vec<AtomicUsize>,
-    /// Whether each one has received anything.
+    /// Whether each subscriber has received anything.
     ready: Vec<AtomicBool>,
     some: Notify,
     /// Why one of them ended early.
@@ -61,20 +62,20 @@ struct Received {
     latencies: Mutex<Vec<Duration>>,
 }
 
-/// What deliveries cost, each event sent as soon as another one was delivered to all.
+/// The cost of deliveries, where each event is sent as soon as another was delivered to all.
 struct Closed {
-    /// CPU microseconds of the server for each delivery.
+    /// CPU microseconds of the server per delivery.
     cpu: f64,
-    /// Events delivered to all in a second.
+    /// How many events are delivered to all per second.
     per_second: f64,
-    /// Events sent in all.
+    /// How many events were sent in total.
     sent: usize,
 }
 
 // === impl Audience ===
 
 impl Audience {
-    /// Deliveries of each event.
+    /// How many deliveries each event has.
     fn copies(self) -> usize {
         self.subscribers / self.topics
     }
@@ -83,14 +84,14 @@ impl Audience {
         format!("bench.fanout:{number}")
     }
 
-    /// One event for each topic.
+    /// The frames of one event for each topic.
     fn publications(self, servers: &Servers, payload: &[u8]) -> Result<Vec<Vec<u8>>> {
         let payload = std::str::from_utf8(payload)?;
         let each = (0..self.topics).map(|topic| servers.publication(&Self::topic(topic), payload));
         Ok(each.collect())
     }
 
-    /// Of so many events, those of a subscriber's topic.
+    /// How many of `sent` events belong to a subscriber's topic.
     fn of(self, subscriber: usize, sent: usize) -> usize {
         sent.saturating_sub(subscriber % self.topics).div_ceil(self.topics)
     }
@@ -124,7 +125,7 @@ impl Received {
         self.some.notify_one();
     }
 
-    /// Deliveries so far.
+    /// How many deliveries there have been.
     fn deliveries(&self) -> Result<usize> {
         match self.fault.get() {
             Some(fault) => bail!("a subscriber ended early: {fault:#}"),
@@ -132,7 +133,7 @@ impl Received {
         }
     }
 
-    /// Fails unless each subscriber has received each event.
+    /// Fails unless each subscriber has received each of its events.
     fn check(&self, sent: usize) -> Result<()> {
         for (subscriber, events) in self.each.iter().enumerate() {
             let (events, sent) = (events.load(Ordering::Relaxed), self.audience.of(subscriber, sent));
@@ -142,7 +143,7 @@ impl Received {
     }
 }
 
-/// CPU microseconds of all servers for each delivery.
+/// CPU microseconds of all servers per delivery.
 pub(crate) async fn measure(servers: &Servers, audience: Audience, in_flight: usize, length: Duration) -> Result<f64> {
     let publish = async |received: &Received| {
         let (_reader, mut writer) = servers.connect(0).await?;
@@ -165,7 +166,7 @@ pub(crate) async fn latency(servers: &Servers, length: Duration) -> Result<Laten
     subscribed(servers, ONE_TOPIC, publish).await
 }
 
-/// Does `publish` while there are subscribers who count what they receive.
+/// Runs `publish` while subscribers count what they receive.
 async fn subscribed<T>(
     servers: &Servers,
     audience: Audience,
@@ -217,7 +218,7 @@ async fn ready(servers: &Servers, received: &Received) -> Result<()> {
             push_frame(&mut frames, publication, servers.kind() == Kind::Nats);
         }
         writer.send_raw(&frames).await?;
-        // Whether anything comes or not, it is looked again who lacks something.
+        // Whether or not anything comes, check again who lacks something.
         drop(tokio::time::timeout(Duration::from_millis(100), received.some.notified()).await);
     }
 }
@@ -234,7 +235,7 @@ async fn count(kind: Kind, mut reader: Reader, subscriber: usize, received: &Rec
     }
 }
 
-/// How many whole events a message carries; those that came early are none.
+/// How many whole events a message carries, not counting the early ones.
 fn events(kind: Kind, message: &[u8]) -> Result<usize> {
     let mut count = 0;
     match kind {
@@ -306,7 +307,7 @@ async fn publish(
     })
 }
 
-/// Publishes when each event is due, whatever has been delivered, and waits until all are.
+/// Publishes each event when it is due, whatever has been delivered, and waits until all are delivered.
 async fn publish_openly(servers: &Servers, writer: Writer, schedule: &Schedule, received: &Received) -> Result<()> {
     let publications = received.audience.publications(servers, PAYLOAD)?;
     let binary = servers.kind() == Kind::Nats;

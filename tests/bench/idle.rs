@@ -8,18 +8,19 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::system::{Servers, contains};
 use crate::ws::{Reader, Writer};
 
-/// Many: an allocator takes memory from the kernel in pieces of megabytes.
+/// Many, because an allocator takes memory from the kernel in pieces of megabytes.
 const CONNECTIONS: usize = 8_000;
-/// Opened before the first look, so that what a server sets aside once is not counted.
+/// Opened before the first look, so that what a server allocates once is not counted.
 const WARM_UP: usize = 800;
-/// Between two: below `server.requests-per-second-per-key`.
+/// The time between two connections: below `server.requests-per-second-per-key`.
 const DISTANCE: Duration = Duration::from_millis(1);
 
-/// Spokes that are measured with one session and with two, and those before the first look. Few: nobody answers their pings.
+/// Spokes that are measured, with one session and with two, and those opened before the first look. Few, because nobody
+/// answers their pings.
 const SPOKES: usize = 1_000;
 const FIRST_SPOKES: usize = 200;
 
-/// Resident KiB of the server for each idle WebSocket with one subscription.
+/// Resident KiB of the server per idle WebSocket with one subscription.
 pub(crate) async fn measure(servers: &Servers) -> Result<f64> {
     let mut open = Vec::new();
     let mut before = 0;
@@ -40,7 +41,8 @@ pub(crate) async fn measure(servers: &Servers) -> Result<f64> {
     Ok(grown as f64 / 1024.0 / CONNECTIONS as f64)
 }
 
-/// Resident KiB of all hubs together for each idle spoke with so many sessions, each on a hub of its own, as the SDK holds them.
+/// Resident KiB of all hubs together per idle spoke with this many sessions, each on a hub of its own, as the SDK holds
+/// them.
 pub(crate) async fn measure_spokes(servers: &Servers, sessions: usize) -> Result<f64> {
     let mut open = Vec::new();
     let mut before = 0;
@@ -74,7 +76,7 @@ async fn register(reader: &mut Reader, writer: &mut Writer, instance: &str) -> R
     loop {
         let message = reader.next().await?;
         if contains(&message, b"\"requestId\":\"r\"") {
-            // Of all but the first the operation joins the others'.
+            // For all spokes but the first, the operation joins a pool.
             let is_there = [&b"\"registered\""[..], b"\"pooled\""]
                 .iter()
                 .any(|result| contains(&message, result));

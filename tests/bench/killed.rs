@@ -1,9 +1,9 @@
 //! A hub is killed with thousands of spokes on it, and all of them come to the other one.
 //!
-//! Each spoke has a session, a key of its own and the pauses of the SDK (`hub/sdk/src/session.rs`, `spoke/keep.rs`): it connects
-//! at once and asks for its session, again after a pause for as long as it is told to; when the session is lost it pauses,
-//! connects, greets and registers anew, by hash. What it dials is the hub that lives: a load balancer has taken the
-//! killed one out by then.
+//! Each spoke has a session, a key of its own and the pauses of the SDK (`hub/sdk/src/session.rs`, `spoke/keep.rs`). It
+//! connects at once and asks for its session, and does so again after a pause for as long as it is told to. When the
+//! session is lost, it pauses, connects, greets and registers again, by hash. It dials the hub that lives: by then a
+//! load balancer would have removed the killed one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,35 +23,35 @@ use crate::storm::{OPERATIONS, operation, results};
 use crate::system::{Kept, Servers};
 use crate::ws::{Reader, Writer};
 
-/// Seconds until all are back, at most.
+/// The most seconds until all are back.
 pub(crate) const AIM: f64 = 10.0;
 
 const SPOKES: usize = 5_000;
 
-/// Spokes that are declared, and then connected, at once, before the kill.
+/// How many spokes are declared, and later connected, at once before the kill.
 const AT_ONCE: usize = 64;
 
 /// The pauses of the SDK (`hub/sdk/src/endpoint.rs`).
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
-/// A hub that has not answered by then is given up, as the SDK does it.
+/// A hub that has not answered by then is given up, as in the SDK.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Who is not back by then fails the run.
+/// A spoke that is not back by then fails the run.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What one kill took.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Killed {
-    /// Seconds from the kill until half, 99 of a hundred, and all of the spokes were registered at the other hub.
+    /// Seconds from the kill until half, 99 %, and all of the spokes were registered at the other hub.
     pub(crate) back: [f64; 3],
-    /// What the hub that was killed kept, with all spokes on it.
+    /// What the killed hub kept, with all spokes on it.
     pub(crate) before: Kept,
-    /// What the other one keeps, with all of them.
+    /// What the other hub keeps, with all of them.
     pub(crate) after: Kept,
 }
 
-/// A spoke of one session.
+/// A spoke with one session.
 #[derive(Clone, Debug)]
 struct Spoke {
     name: SpokeName,
@@ -64,7 +64,7 @@ struct Spoke {
 #[derive(Debug)]
 struct Attached {
     reader: Reader,
-    /// It says nothing more, and keeps the connection open.
+    /// It sends nothing more, but keeps the connection open.
     _writer: Writer,
     session: String,
 }
@@ -73,7 +73,7 @@ struct Attached {
 enum Asked {
     /// It is lost.
     Lost,
-    /// It may be asked for again.
+    /// It should be asked for again.
     Later,
 }
 
@@ -131,7 +131,7 @@ async fn declared(servers: &Servers, number: usize) -> Result<Spoke> {
     Ok(Spoke { name, key, offered })
 }
 
-/// What the hubs call the specifications, once a spoke has sent them.
+/// The hubs' hashes of the specifications, once a spoke has sent them.
 async fn hashes(servers: &Servers, spoke: &Spoke) -> Result<Arc<[Value]>> {
     let (mut reader, mut writer) = servers.connect_as(0, &spoke.key).await?;
     greet(&mut reader, &mut writer).await?;
@@ -173,7 +173,8 @@ impl Spoke {
         }
     }
 
-    /// Waits for the loss of the connection, and comes back to the other hub; how long after `began` it was registered there.
+    /// Waits for the loss of the connection, and comes back to the other hub; also returns how long after `began` it
+    /// was registered there.
     async fn come_back(self, mut lost: Attached, servers: &Servers, began: Instant) -> Result<(Attached, Duration)> {
         while lost.reader.next().await.is_ok() {}
         let mut backoff = BACKOFF;
@@ -217,7 +218,7 @@ impl Spoke {
     }
 }
 
-/// Begins a session; its id.
+/// Begins a session; returns its id.
 async fn greet(reader: &mut Reader, writer: &mut Writer) -> Result<String> {
     let hello = br#"{"type":"__hello","id":"","payload":{"features":["resume","hashes"]}}"#;
     writer.send(hello, false).await?;

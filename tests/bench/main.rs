@@ -1,10 +1,10 @@
-//! `make bench`: what alkhub costs, side by side with another system in one run.
+//! `make bench`: the cost of alkhub, side by side with another system in one run.
 //!
-//! Every figure is CPU time of the servers' own accounting (`/proc/PID/stat`), divided by what they delivered; the
-//! load runs in this process. Rounds of the systems are interleaved. A run that lost a delivery fails. Where a lone
-//! message is measured, servers and load sit on one CPU: wake-ups across virtual CPUs would hide everything else.
-//! Figures are compared only within one run. Latencies are measured apart, at half of the load that the system
-//! carries, or at a rate that is given.
+//! Every figure is CPU time from the kernel's accounting of the servers (`/proc/PID/stat`), divided by what they
+//! delivered; the load runs in this process. Rounds of the systems are interleaved. A run that lost a delivery fails.
+//! Where a lone message is measured, servers and load share one CPU: wake-ups across virtual CPUs would hide everything
+//! else. Figures are comparable only within one run. Latencies are measured separately, at half of the load that the
+//! system carries, or at a given rate.
 
 mod beside;
 mod calls;
@@ -88,12 +88,12 @@ enum Case {
     Idle,
 }
 
-/// What is wanted of alkhub's median.
+/// What alkhub's median should be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Aim {
-    /// At most so much.
+    /// At most this much.
     AtMost(f64),
-    /// At most what the other system takes in the same run.
+    /// At most that of the other system in the same run.
     Other,
 }
 
@@ -151,7 +151,7 @@ impl Case {
         }
     }
 
-    /// What is wanted of alkhub, in the same unit.
+    /// What alkhub should achieve, in the same unit.
     fn aim(self) -> Aim {
         match self {
             Self::FanOut(1) => Aim::AtMost(8.0),
@@ -238,16 +238,16 @@ fn main() -> Result<()> {
     report.finish(args.out.as_deref())
 }
 
-/// What the rounds of one case measured, each system's in order.
+/// What the rounds of one case measured, in order for each system.
 #[derive(Debug)]
 pub(crate) struct Figures<T> {
     pub(crate) alkhub: Vec<T>,
     pub(crate) nats: Vec<T>,
-    /// Of the earlier build; empty when none is named.
+    /// The earlier build's; empty if none is named.
     pub(crate) before: Vec<T>,
 }
 
-/// What the rounds of a case measured that only two hubs have.
+/// What the rounds measured of a case that only two hubs have.
 fn alone<T: std::fmt::Debug>(
     args: &Args,
     case: &str,
@@ -276,7 +276,7 @@ fn rounds<T: std::fmt::Debug>(
     (count, may_link): (usize, bool),
     measure: &impl AsyncFn(&Servers, Duration) -> Result<T>,
 ) -> Result<Figures<T>> {
-    // A runtime of its own, so that its threads inherit the pinning.
+    // Uses a runtime of its own, so that its threads inherit the pinning.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -296,7 +296,7 @@ fn rounds<T: std::fmt::Debug>(
         let earlier = may_link && args.peer_link == Linked::Both;
         let mut builds = vec![(&args.alkhub, now, &mut alkhub)];
         builds.extend(args.before.as_ref().map(|program| (program, earlier, &mut before)));
-        // Who comes first takes turns: what a round leaves behind falls on both.
+        // The systems take turns at going first: what a round leaves behind then affects both.
         if round % 2 == 0 {
             builds.reverse();
         }

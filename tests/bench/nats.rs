@@ -9,13 +9,12 @@ use crate::ws::Reader;
 pub(crate) struct Delivery<'a> {
     /// Where it was published.
     pub(crate) subject: &'a [u8],
-    /// Where an answer is to go.
+    /// Where an answer should be sent.
     pub(crate) reply: Option<&'a [u8]>,
-    /// What was published.
     pub(crate) payload: &'a [u8],
 }
 
-/// Goes through everything that one WebSocket message carries; the server's own pings and news are passed over.
+/// Goes through everything that one WebSocket message carries, skipping the server's own pings and news.
 pub(crate) fn deliveries<'a>(mut text: &'a [u8], mut each: impl FnMut(Delivery<'a>) -> Result<()>) -> Result<()> {
     while !text.is_empty() {
         let end = text.windows(2).position(|window| window == b"\r\n").context("a line")?;
@@ -40,7 +39,7 @@ pub(crate) fn deliveries<'a>(mut text: &'a [u8], mut each: impl FnMut(Delivery<'
     Ok(())
 }
 
-/// Waits for the answer to a `PING`, which comes after everything before it has been done.
+/// Waits for the answer to a `PING`, which comes once everything before it has been done.
 pub(crate) async fn pong(reader: &mut Reader) -> Result<()> {
     loop {
         let message = reader.next().await?;

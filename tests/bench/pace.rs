@@ -1,7 +1,8 @@
 //! Load that waits for no answer, and the latencies that it sees.
 //!
-//! What is late because the servers were slow is sent as soon as it can be, and its time counts from when it was due: a
-//! server that stops for a moment is charged with everything that would have come meanwhile (no "coordinated omission").
+//! A message that is late because the servers were slow is sent as soon as possible, and its latency counts from when
+//! it was due: a server that stops for a moment is charged for everything that should have come in that time (no
+//! "coordinated omission").
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use tokio::time::Instant;
 
 use crate::ws::Writer;
 
-/// Decides on the arrivals: the same in each run.
+/// Determines the arrivals: the same in each run.
 const SEED: u64 = 1;
 
-/// When each message is due: arrivals that know nothing of each other (a Poisson process).
+/// When each message is due: independent arrivals (a Poisson process).
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     start: Instant,
@@ -25,20 +26,20 @@ pub(crate) struct Schedule {
 /// What was seen at a load that the servers can carry.
 #[derive(Clone, Debug)]
 pub(crate) struct Latency {
-    /// What was sent.
+    /// How many messages were sent per second.
     pub(crate) per_second: f64,
-    /// Large outputs that came beside it in a second.
+    /// How many large outputs came beside them per second.
     pub(crate) beside: f64,
-    /// Half were this fast.
+    /// Half of them were at least this fast.
     pub(crate) p50: Duration,
-    /// All but one of a hundred were.
+    /// 99 % of them were.
     pub(crate) p99: Duration,
 }
 
 // === impl Schedule ===
 
 impl Schedule {
-    /// Begins now.
+    /// A schedule that begins now.
     pub(crate) fn new(per_second: f64, length: Duration) -> Self {
         let mut random = fastrand::Rng::with_seed(SEED);
         let (mut at, mut due) = (0.0, Vec::new());
@@ -60,7 +61,7 @@ impl Schedule {
         self.due.len()
     }
 
-    /// How long after it was due a message arrived; `None`: it is not one of these.
+    /// How long after it was due a message arrived; `None` if it is not one of these.
     pub(crate) fn latency(&self, n: usize, arrived: Instant) -> Option<Duration> {
         let due = self.start + *self.due.get(n)?;
         Some(arrived.saturating_duration_since(due))
@@ -68,7 +69,7 @@ impl Schedule {
 
     /// Sends each message when it is due; `push` appends the frame of one.
     ///
-    /// On a thread of its own: tokio's timers are exact to a millisecond only.
+    /// Uses a thread of its own, because tokio's timers are only precise to a millisecond.
     pub(crate) async fn send(
         &self,
         mut writer: Writer,

@@ -1,4 +1,4 @@
-//! Server processes: started, accounted, ended.
+//! Server processes: starting, measuring and ending them.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// A server that ends with this value.
+/// A server process that ends when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     process: Child,
@@ -42,23 +42,21 @@ impl Server {
         process::cpu(self.pid)
     }
 
-    /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         process::resident_bytes(self.pid)
     }
 
-    /// Ends it without a word.
+    /// Kills it without a word.
     pub(crate) fn kill(&self) -> Result<()> {
         Ok(kill(Pid::from_raw(self.pid.try_into()?), Signal::SIGKILL)?)
     }
 
-    /// Whether it has ended.
     pub(crate) fn ended(&mut self) -> bool {
         self.process.try_wait().is_ok_and(|status| status.is_some())
     }
 }
 
-/// Puts this process, and all that it starts from now on, on the last CPU or on all.
+/// Pins this process, and everything that it starts from now on, to the last CPU or to all.
 pub(crate) fn pin(one: bool) -> Result<()> {
     let count = std::fs::read_to_string("/proc/cpuinfo")?
         .lines()

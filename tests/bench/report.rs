@@ -12,10 +12,10 @@ use crate::pace::Latency;
 use crate::storm::Storm;
 use crate::{Aim, Args, Figures};
 
-/// What stands under the table.
+/// The text below the table.
 const MEANING: &str = include_str!("meaning.md");
 
-/// What a profile of the calls says, from a run of its own.
+/// What a profile of the calls shows, from a run of its own.
 const PROFILE: &str = include_str!("profile.md");
 
 /// The head of the second table.
@@ -103,7 +103,7 @@ impl Report {
         })
     }
 
-    /// One case.
+    /// Adds one case.
     pub(crate) fn row(&mut self, case: &str, (unit, aim): (&str, Aim), figures: &Figures<f64>) {
         let Figures { alkhub, nats, before } = figures;
         let (most, aim) = match aim {
@@ -124,7 +124,7 @@ impl Report {
         }
     }
 
-    /// The latencies of one case.
+    /// Adds the latencies of one case.
     pub(crate) fn latencies(&mut self, case: &str, figures: &Figures<Latency>) {
         let Figures { alkhub, nats, before } = figures;
         let of = |rounds: &[Latency], rate: fn(&Latency) -> f64| median(&rounds.iter().map(rate).collect::<Vec<_>>());
@@ -152,13 +152,13 @@ impl Report {
         }
     }
 
-    /// The memory of an idle spoke with so many sessions.
+    /// Adds the memory of an idle spoke with this many sessions.
     pub(crate) fn spokes(&mut self, sessions: usize, figures: &[f64]) {
         let row = writeln!(self.spokes, "| {sessions} | {} |", spread(figures));
         row.expect("writing to a string cannot fail");
     }
 
-    /// What it takes that many spokes register anew, in this form.
+    /// Adds the cost of many spokes registering again, in this form.
     pub(crate) fn storms(&mut self, form: &str, figures: &[Storm]) {
         let of = |part: fn(&Storm) -> f64| spread(&figures.iter().map(part).collect::<Vec<_>>());
         let (micros, seconds) = (of(|storm| storm.micros), of(|storm| storm.seconds));
@@ -167,7 +167,7 @@ impl Report {
         row.expect("writing to a string cannot fail");
     }
 
-    /// How the spokes of a killed hub came back, and what a hub keeps of them.
+    /// Adds how the spokes of a killed hub came back, and what a hub keeps for them.
     pub(crate) fn killed(&mut self, figures: &[Killed]) {
         const MIB: f64 = 1024.0 * 1024.0;
         let of = |part: &dyn Fn(&Killed) -> f64| figures.iter().map(part).collect::<Vec<_>>();
@@ -214,7 +214,7 @@ impl Report {
         }
     }
 
-    /// Prints the tables and writes them to a file where one is named, with what the figures mean.
+    /// Prints the tables and what the figures mean, and writes them to a file if one is named.
     pub(crate) fn finish(mut self, out: Option<&Path>) -> Result<()> {
         use std::io::Write as _;
         if !self.latencies.is_empty() {
@@ -244,7 +244,7 @@ impl Report {
     }
 }
 
-/// Least, median and most.
+/// The least, the median and the most.
 pub(crate) fn spread(figures: &[f64]) -> String {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     let most = figures.iter().copied().fold(0.0, f64::max);

@@ -1,4 +1,4 @@
-//! Spokes that all register anew at once, at a hub that knows what they offer.
+//! Spokes that all register again at once, at a hub that knows what they offer.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use crate::ws::{Reader, Writer};
 
 const SPOKES: usize = 5_000;
 
-/// Operations of each. Few: one key makes the hub keep all of it (`budget.key-bytes`).
+/// How many operations each spoke offers. Few, because the hub charges all of them to one key (`budget.key-bytes`).
 pub(crate) const OPERATIONS: usize = 10;
 
-/// Registrations under way at once.
+/// How many registrations are under way at once.
 const AT_ONCE: usize = 100;
 
-/// Between two connections: below `server.requests-per-second-per-key`.
+/// The time between two connections: below `server.requests-per-second-per-key`.
 const DISTANCE: Duration = Duration::from_millis(1);
 
-/// What one storm took.
+/// The cost of one storm.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Storm {
-    /// CPU of both hubs and Redis for each registration, in microseconds.
+    /// CPU time of both hubs and Redis per registration, in microseconds.
     pub(crate) micros: f64,
-    /// Until all were registered.
+    /// Seconds until all were registered.
     pub(crate) seconds: f64,
-    /// Of each registration's message.
+    /// The size of each registration's message.
     pub(crate) bytes: f64,
 }
 
-/// Registers all spokes at one of two hubs, whole or by the hashes that the other one has told.
+/// Registers all spokes at one of two hubs, either in full or by the hashes that the other hub has returned.
 pub(crate) async fn measure(servers: &Servers, by_hash: bool) -> Result<Storm> {
     let whole: Vec<Value> = (0..OPERATIONS).map(operation).collect();
     let mut first = greeted(servers, 0).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn measure(servers: &Servers, by_hash: bool) -> Result<Storm> {
     })
 }
 
-/// One of the usual size.
+/// An operation of the usual size.
 pub(crate) fn operation(number: usize) -> Value {
     let text = json!({ "type": "string", "description": "A text of any language, in Unicode" });
     json!({
@@ -84,7 +84,7 @@ fn registration(instance: &str, offered: &[Value]) -> String {
     json!({ "type": "hub.register", "id": "r", "payload": input }).to_string()
 }
 
-/// A connection that takes hashes.
+/// A connection whose hub has agreed to hashes.
 async fn greeted(servers: &Servers, node: usize) -> Result<(Reader, Writer)> {
     let (mut reader, mut writer) = servers.connect(node).await?;
     let hello = br#"{"type":"__hello","id":"","payload":{"features":["hashes"]}}"#;
@@ -94,13 +94,13 @@ async fn greeted(servers: &Servers, node: usize) -> Result<(Reader, Writer)> {
     Ok((reader, writer))
 }
 
-/// Registers; what the hub says of each operation.
+/// Registers; returns what the hub says about each operation.
 async fn register((reader, writer): &mut (Reader, Writer), message: &str) -> Result<Vec<Value>> {
     writer.send(message.as_bytes(), false).await?;
     results(&serde_json::from_slice(&reader.next().await?)?)
 }
 
-/// What an answer to a registration says of each operation; all are to be there.
+/// What the answer to a registration says about each operation; all must be there.
 pub(crate) fn results(answer: &Value) -> Result<Vec<Value>> {
     let results = &answer["payload"]["output"]["data"]["operations"];
     let results = results.as_array().cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The two systems: how each is started and what each says on the wire.
+//! The two systems: how each is started, and what each says on the wire.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,6 @@ const KEY: [u8; 32] = [0x5a; 32];
 /// Which server is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Ours.
     Alkhub,
     /// nats-server over its WebSocket listener.
     Nats,
@@ -40,7 +39,7 @@ pub(crate) struct Servers {
 pub(crate) struct Kept {
     /// Resident, in bytes.
     pub(crate) resident: u64,
-    /// Bytes that are charged to its budget, and those that may be.
+    /// How many bytes are charged to its budget, and how many may be.
     pub(crate) budget: usize,
     pub(crate) limit: usize,
     /// What it did not keep because a budget was full.
@@ -50,7 +49,7 @@ pub(crate) struct Kept {
 // === impl Servers ===
 
 impl Servers {
-    /// Starts them and waits until they serve; two hubs have a link from pod to pod where they are to be linked.
+    /// Starts the servers and waits until they serve; two hubs have a link from pod to pod if they should be linked.
     pub(crate) async fn start(kind: Kind, (program, is_linked): (&Path, bool), count: usize) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         match kind {
@@ -73,7 +72,7 @@ impl Servers {
         std::fs::write(file("hash.key"), "a5".repeat(32))?;
         std::fs::write(file("admin.key"), key.expose())?;
         let (mut nodes, mut addresses, mut managements) = (Vec::new(), Vec::new(), Vec::new());
-        // Held until the servers have them.
+        // Reserved until the servers have bound them.
         let peer_ports: Vec<Port> = (0..count).map(|_| Port::free()).collect();
         for (node, peer_port) in peer_ports.iter().enumerate() {
             let (port, management) = (Port::free(), Port::free());
@@ -85,9 +84,10 @@ impl Servers {
                 ("ALKHUB_AUTH__ADMIN_KEY_FILE", file("admin.key")),
                 ("ALKHUB_POD__NAME", format!("bench-{node}")),
                 ("ALKHUB_TELEMETRY__LOG_FILTER", "warn".to_owned()),
-                // A burst of calls beyond what Postgres takes at once is kept and written, so that each has its record.
+                // A burst of calls beyond what Postgres accepts at once is queued and written, so that each has its
+                // record.
                 ("ALKHUB_CALLS__RECORD_QUEUE", "1000000".to_owned()),
-                // One key asks for everything here: what it costs is measured, not how it is slowed.
+                // A single key makes all requests here: their cost is measured, not how they are throttled.
                 ("ALKHUB_SERVER__MESSAGES_PER_SECOND_PER_KEY", "1000000".to_owned()),
                 // Nobody answers pings here.
                 ("ALKHUB_SERVER__PING_INTERVAL", "60s".to_owned()),
@@ -98,7 +98,7 @@ impl Servers {
             }
             if is_linked {
                 environment.push(("ALKHUB_SERVER__PEER_LISTEN", format!("127.0.0.1:{peer_port}")));
-                // What is measured stays on its hub. A build that knows no links knows no such setting.
+                // What is measured must stay on its hub. A build without links does not know this setting.
                 environment.push(("ALKHUB_SERVER__REBALANCE", "false".to_owned()));
             }
             let log = folder.path().join(format!("alkhub-{node}.log"));
@@ -168,7 +168,7 @@ impl Servers {
         })
     }
 
-    /// CPU time that all servers have used, the Redis between two hubs included.
+    /// CPU time that all servers have used, including the Redis between two hubs.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let mut total = Duration::ZERO;
         for node in &self.nodes {
@@ -180,7 +180,7 @@ impl Servers {
         Ok(total)
     }
 
-    /// Waits until the hubs have written the record of every one of `calls`; none may be dropped.
+    /// Waits until the hubs have written the records of all `calls` calls; none may be dropped.
     pub(crate) async fn recorded(&self, calls: usize) -> Result<()> {
         if self.kind == Kind::Nats {
             return Ok(());
@@ -199,7 +199,7 @@ impl Servers {
         written.map_err(|late| anyhow!(late))?
     }
 
-    /// Call records that the hubs have written, and dropped.
+    /// How many call records the hubs have written, and how many they have dropped.
     async fn records(&self, client: &reqwest::Client) -> Result<(usize, usize)> {
         let (mut written, mut dropped) = (0, 0);
         for url in &self.management {
@@ -220,7 +220,7 @@ impl Servers {
         self.nodes.iter().map(Server::resident_bytes).sum()
     }
 
-    /// What a hub that runs keeps.
+    /// What a running hub keeps.
     pub(crate) async fn kept(&self, node: usize) -> Result<Kept> {
         let text = reqwest::get(format!("{}/metrics", self.management[node])).await?;
         let text = text.text().await?;
@@ -232,7 +232,7 @@ impl Servers {
         })
     }
 
-    /// Ends one without a word.
+    /// Kills one server without a word.
     pub(crate) fn kill(&self, node: usize) -> Result<()> {
         self.nodes[node].kill()
     }
@@ -242,12 +242,11 @@ impl Servers {
         format!("http://{}", self.addresses[node])
     }
 
-    /// The key that may do everything.
+    /// A key that may do everything.
     pub(crate) fn token(&self) -> &str {
         &self.token
     }
 
-    /// Which system this is.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
@@ -258,7 +257,7 @@ impl Servers {
         ws::connect(&self.addresses[node], "/v1/ws", &header).await
     }
 
-    /// A WebSocket to one node, greeted as the system wants it.
+    /// A WebSocket to one node, greeted in the way that the system expects.
     pub(crate) async fn connect(&self, node: usize) -> Result<(Reader, Writer)> {
         match self.kind {
             Kind::Alkhub => self.connect_as(node.min(self.addresses.len() - 1), &self.token).await,
@@ -276,7 +275,7 @@ impl Servers {
         }
     }
 
-    /// Subscribes to one topic and waits until the server has confirmed.
+    /// Subscribes to a topic and waits until the server has confirmed that.
     pub(crate) async fn subscribe(&self, reader: &mut Reader, writer: &mut Writer, topic: &str) -> Result<()> {
         match self.kind {
             Kind::Alkhub => {
@@ -310,7 +309,6 @@ impl Servers {
     }
 }
 
-/// Whether `text` holds `part`.
 pub(crate) fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
@@ -389,7 +387,7 @@ async fn routed(url: &str) {
 /// A payload of 128 bytes.
 pub(crate) const PAYLOAD: &[u8] = &[b'x'; 128];
 
-/// An overall limit, so that a lost delivery fails the run and does not hang it.
+/// Applies an overall time limit, so that a lost delivery fails the run instead of hanging it.
 pub(crate) async fn limited<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(Duration::from_secs(60), work)
         .await

@@ -11,11 +11,11 @@ use crate::{beside, calls, fanout};
 /// One thing that is timed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Timed {
-    /// From the moment a request was due to its answer, on one server or across two, at half of what the system carries.
+    /// From when a request was due until its answer, on one server or across two, at half of what the system carries.
     Calls { servers: usize },
-    /// The same across two servers at a low rate, alone or beside large outputs that come the same way.
+    /// The same across two servers at a low rate, alone or beside large outputs on the same path.
     SmallCalls { is_beside: bool },
-    /// From the moment an event was due to each delivery, at half of what the system carries.
+    /// From when an event was due until each delivery, at half of what the system carries.
     FanOut,
 }
 

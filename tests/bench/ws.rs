@@ -1,6 +1,6 @@
-//! The load's end of a WebSocket (RFC 6455): as little work as the protocol allows.
+//! The load's end of a WebSocket (RFC 6455), which does as little work as the protocol allows.
 //!
-//! Frames go out with an all-zero mask, which is allowed and costs no second pass over the payload.
+//! Frames are sent with an all-zero mask, which is allowed and saves a second pass over the payload.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -8,14 +8,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// The reading end.
 #[derive(Debug)]
 pub(crate) struct Reader {
     stream: OwnedReadHalf,
     buffer: BytesMut,
 }
 
-/// The writing end.
 #[derive(Debug)]
 pub(crate) struct Writer {
     stream: OwnedWriteHalf,
@@ -52,7 +50,7 @@ pub(crate) async fn connect(address: &str, path: &str, headers: &str) -> Result<
 // === impl Reader ===
 
 impl Reader {
-    /// The next message's payload; pings and pongs are passed over.
+    /// The next message's payload; pings and pongs are skipped.
     pub(crate) async fn next(&mut self) -> Result<Bytes> {
         loop {
             if let Some(message) = self.arrived()? {
@@ -65,7 +63,7 @@ impl Reader {
         }
     }
 
-    /// A message that has been read already.
+    /// The next message, if it has been read already.
     pub(crate) fn arrived(&mut self) -> Result<Option<Bytes>> {
         while let Some((opcode, payload)) = self.frame() {
             match opcode {
@@ -103,7 +101,6 @@ impl Reader {
 // === impl Writer ===
 
 impl Writer {
-    /// Sends one message.
     pub(crate) async fn send(&mut self, payload: &[u8], binary: bool) -> Result<()> {
         let mut out = Vec::with_capacity(payload.len() + 14);
         push_frame(&mut out, payload, binary);

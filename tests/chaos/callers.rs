@@ -1,4 +1,4 @@
-//! Programs that call, subscribe and follow events: with the SDK, over one plain WebSocket, and over HTTP.
+//! Programs that call, subscribe and follow events: with the SDK, over a plain WebSocket, and over HTTP.
 
 mod http;
 mod plain;
@@ -16,17 +16,17 @@ use crate::run::Run;
 
 /// The caller without the SDK.
 const PLAIN: usize = 2;
-/// A call has so long.
+/// The deadline of a call.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(6);
 
-/// One program; it runs, or not.
+/// One program, running or not.
 #[derive(Debug)]
 pub(crate) struct Program {
     number: usize,
     pub(crate) proxy: Proxy,
     /// Its calls and subscriptions.
     calling: JoinSet<()>,
-    /// Its stream of events, which ends when it has seen the last of them.
+    /// Its stream of events, which ends once it has seen the last of them.
     following: JoinSet<()>,
     client: Option<alkhub_sdk::Client>,
 }
@@ -48,7 +48,7 @@ impl Program {
         !self.calling.is_empty()
     }
 
-    /// Starts it unless it runs.
+    /// Starts it unless it is running.
     pub(crate) fn start(&mut self, run: &Run) {
         if self.runs() {
             return;
@@ -73,14 +73,14 @@ impl Program {
         self.client = Some(client);
     }
 
-    /// It is gone without a word, with all that it waited for.
+    /// Makes it vanish without a word, with everything that it waited for.
     pub(crate) fn kill(&mut self) {
         self.proxy.cut();
         (self.calling, self.following) = (JoinSet::new(), JoinSet::new());
         self.client = None;
     }
 
-    /// Waits until its last calls have ended: no more begin.
+    /// Waits until its last calls have ended; it begins no more.
     pub(crate) async fn calls_end(&mut self) {
         while self.calling.join_next().await.is_some() {}
     }
@@ -90,7 +90,7 @@ impl Program {
         while self.following.join_next().await.is_some() {}
     }
 
-    /// It leaves in good order.
+    /// Makes it leave in good order.
     pub(crate) async fn close(&mut self) {
         if let Some(client) = self.client.take() {
             client.close().await;

@@ -1,9 +1,9 @@
-//! What a run has seen, held against what users are promised.
+//! What a run has seen, compared with what users are promised.
 //!
 //! Promises
-//! - A call ends once at its caller, with the answer to it or with an error that trouble explains, and what the error says of
-//!   its delivery is true.
-//! - It runs once at most; a query twice, for it is sent once more when its spoke is lost.
+//! - A call ends once at its caller, with its answer or with an error that the faults explain, and what the error says
+//!   about its delivery is true.
+//! - It runs at most once; a query at most twice, because it is sent once more when its spoke is lost.
 //! - Items arrive in order and without a hole; a regular end comes after all of them.
 //! - Events of one publisher arrive in order; where some are missing there is a gap.
 //! - Each registration of an instance has a higher generation than the last.
@@ -17,10 +17,10 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// Promises that are told; more say nothing new.
+/// How many broken promises are reported; more would say nothing new.
 const TOLD: usize = 20;
 
-/// What operations are.
+/// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Query,
@@ -33,11 +33,11 @@ pub(crate) enum Kind {
 pub(crate) enum End {
     /// With this output.
     Output(Value),
-    /// A subscription, after so many items.
+    /// A subscription, after this many items.
     Completed(u64),
-    /// With a code and what is known of its delivery.
+    /// With a code and what is known about its delivery.
     Failed(String, Delivered),
-    /// Its caller is gone, or its connection broke: nobody hears of its end.
+    /// Its caller is gone, or its connection broke: nobody learns of its end.
     Left,
 }
 
@@ -46,7 +46,7 @@ struct Call {
     operation: String,
     kind: Kind,
     begun: Instant,
-    /// Who ran it, each time.
+    /// Who ran it, each time that it ran.
     runs: Vec<String>,
     end: Option<End>,
 }
@@ -81,7 +81,7 @@ impl Kind {
         }
     }
 
-    /// As a specification spells it.
+    /// The kind as a specification spells it.
     pub(crate) fn spelled(self) -> &'static str {
         match self {
             Self::Query => "query",
@@ -101,25 +101,23 @@ impl Ledger {
         }
     }
 
-    /// Notes what happened, for who reads about a broken promise.
+    /// Notes what happened, for whoever reads about a broken promise.
     pub(crate) fn note(&self, what: impl AsRef<str>) {
         let at = self.begun.elapsed().as_millis();
         self.seen.lock().history.push(format!("{at:>6} ms  {}", what.as_ref()));
     }
 
-    /// Counts something.
     pub(crate) fn count(&self, what: impl Into<String>) {
         *self.seen.lock().counts.entry(what.into()).or_default() += 1;
     }
 
-    /// A promise was broken.
     pub(crate) fn broken(&self, what: impl Into<String>) {
         let what = what.into();
         self.note(format!("BROKEN: {what}"));
         self.seen.lock().broken.push(what);
     }
 
-    /// A new call; its number.
+    /// Begins a call; returns its number.
     pub(crate) fn begins(&self, operation: &str, kind: Kind) -> u64 {
         let mut seen = self.seen.lock();
         let number = u64::try_from(seen.calls.len()).expect("few");
@@ -134,12 +132,12 @@ impl Ledger {
         number
     }
 
-    /// What a call is of.
+    /// The kind of operation that a call is of.
     pub(crate) fn kind(&self, number: u64) -> Option<Kind> {
         self.seen.lock().calls.get(&number).map(|call| call.kind)
     }
 
-    /// A spoke runs a call.
+    /// Notes that a spoke runs a call.
     pub(crate) fn runs(&self, number: u64, who: &str) {
         let known = self
             .seen
@@ -152,7 +150,7 @@ impl Ledger {
         }
     }
 
-    /// A call ended at its caller.
+    /// Notes that a call ended at its caller.
     pub(crate) fn ended(&self, number: u64, end: End) {
         let wrong = {
             let mut seen = self.seen.lock();
@@ -174,7 +172,7 @@ impl Ledger {
         }
     }
 
-    /// An instance is registered. The same registration may be seen twice.
+    /// Notes that an instance is registered. The same registration may be seen twice.
     pub(crate) fn registered(&self, instance: &str, hub: &str, generation: u64) {
         self.note(format!(
             "{instance} is registered at {hub} with generation {generation}"
@@ -185,7 +183,8 @@ impl Ledger {
         }
     }
 
-    /// What is wrong when all is over: calls without an end, and those that ran otherwise than their callers were told.
+    /// Judges the run when all is over: calls without an end, and calls that ran in another way than their callers were
+    /// told.
     pub(crate) fn judge(&self) {
         let wrong: Vec<String> = {
             let seen = self.seen.lock();
@@ -197,7 +196,7 @@ impl Ledger {
         wrong.into_iter().for_each(|what| self.broken(what));
     }
 
-    /// The promises that were broken, the first ones.
+    /// The first promises that were broken.
     pub(crate) fn all_broken(&self) -> Vec<String> {
         self.seen.lock().broken.iter().take(TOLD).cloned().collect()
     }
@@ -207,7 +206,6 @@ impl Ledger {
         self.seen.lock().history.clone()
     }
 
-    /// What was counted.
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
         self.seen.lock().counts.clone()
     }
@@ -216,7 +214,7 @@ impl Ledger {
 // === impl Call ===
 
 impl Call {
-    /// Whether it may end so now.
+    /// Whether the call may end like this now.
     fn ends(&self, number: u64, end: &End) -> Result<(), String> {
         let Self { operation, kind, .. } = self;
         let after = || self.begun.elapsed();
@@ -246,7 +244,7 @@ impl Call {
         let told = match self.end.as_ref() {
             None => return Some(format!("call {number} of {} has no end", self.operation)),
             Some(End::Output(_) | End::Completed(_)) => Delivered::Yes,
-            // The spoke got it and refused it, or began it.
+            // The spoke got the call and refused it, or began it.
             Some(End::Failed(code, Delivered::Yes)) if code == ENDING => Delivered::Maybe,
             Some(End::Failed(_, delivered)) => *delivered,
             Some(End::Left) => Delivered::Maybe,
@@ -266,20 +264,20 @@ impl Call {
     }
 }
 
-/// The code with which a spoke that ends refuses a call that it has received: `delivered` is `yes` (docs/PROTOCOL.md, what a spoke
-/// may say), and no handler ran.
+/// The code with which an ending spoke refuses a call that it has received: `delivered` is `yes` (docs/PROTOCOL.md,
+/// what a spoke may say), and no handler ran.
 const ENDING: &str = "UNAVAILABLE";
 /// The code of a call that ended with its session.
 pub(crate) const LOST: &str = "LOST";
 /// The code of a call for which no hub could be reached.
 pub(crate) const AWAY: &str = "AWAY";
 
-/// The items of a subscription.
+/// How many items a subscription has.
 pub(crate) fn items_of(number: u64) -> u64 {
     1 + number % 12
 }
 
-/// How long a call runs, or an item takes: most are short.
+/// How long a call runs, or an item takes; most are short.
 pub(crate) fn time_of(number: u64) -> Duration {
     Duration::from_millis(match number % 10 {
         0..6 => number % 7,

@@ -1,15 +1,17 @@
-//! Chaos over three hubs: connections of spokes and callers, between hubs, and to Redis are cut, stalled, half open or
-//! delayed; hubs, spokes and callers are killed, hubs drain; while calls, subscriptions, events and registrations go on.
-//! What was seen is held against what users are promised (`ledger.rs`), and in the end nothing may be left on any hub.
+//! Chaos on three hubs: connections of spokes and callers, between hubs, and to Redis are cut, stalled, half open or
+//! delayed; hubs, spokes and callers are killed, and hubs drain; all the while calls, subscriptions, events and
+//! registrations go on. What was seen is compared with what users are promised (`ledger.rs`), and in the end nothing
+//! may be left on any hub.
 //!
-//! It differs from the model test (`tests/model`), which knows each step's outcome: here the SDK is in it, with sessions that
-//! come back, and nothing waits for what was begun before.
+//! Unlike the model test (`tests/model`), which knows the outcome of each step, this one includes the SDK, with
+//! sessions that come back, and nothing waits for what was begun before.
 //!
-//! A seed makes the schedule; how messages cross is the machine's. A seed that failed once may need some plays to fail again.
+//! A seed determines the schedule; how messages cross is up to the machine. A seed that failed once may need several
+//! plays to fail again.
 //!
-//! - `cargo test -p alkhub-tests --test chaos` plays 20 seeds; `CHAOS_SEEDS` of them from `CHAOS_FIRST` on. `make soak` plays
-//!   200.
-//! - `SEED=17 cargo test -p alkhub-tests --test chaos` plays one again and again.
+//! - `cargo test -p alkhub-tests --test chaos` plays 20 seeds, or `CHAOS_SEEDS` of them, starting with `CHAOS_FIRST`.
+//!   `make soak` plays 200.
+//! - `SEED=17 cargo test -p alkhub-tests --test chaos` plays one seed again and again.
 
 mod callers;
 mod ledger;
@@ -35,13 +37,13 @@ use crate::play::{Outcome, play};
 use crate::schedule::schedule;
 use crate::world::World;
 
-/// Worlds that play at the same time: runs wait more than they work.
+/// How many worlds play at the same time: runs wait more than they work.
 const WORLDS: usize = 4;
-/// Runs of one world: what lasts in its database stays small.
+/// How many runs a world has, so that what persists in its database stays small.
 const RUNS_OF_A_WORLD: usize = 50;
-/// Seeds without any setting.
+/// How many seeds are played by default.
 const COUNT: u64 = 20;
-/// Plays of one seed when it is given.
+/// How often a given seed is played.
 const PLAYS: usize = 10;
 
 /// What the worlds share.
@@ -93,7 +95,7 @@ fn seeds() -> Result<Vec<u64>> {
 // === impl Plan ===
 
 impl Plan {
-    /// Plays seeds until there is none left, or one of them broke a promise.
+    /// Plays seeds until none is left, or one of them has broken a promise.
     async fn work(self: Arc<Self>) -> Result<()> {
         while self.has_more() {
             let mut world = World::start().await.context("a world starts")?;
@@ -152,7 +154,7 @@ impl Tally {
     }
 }
 
-/// Tells of a seed that broke a promise.
+/// Reports a seed that broke a promise.
 fn told(seed: u64, outcome: &Outcome) -> Result<()> {
     say(&format!("what happened with seed {seed}:"));
     outcome.history.iter().for_each(|line| say(line));

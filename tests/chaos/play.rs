@@ -1,4 +1,4 @@
-//! Plays the schedule of a seed against a world, while spokes, callers and publishers work, and looks at what is left.
+//! Plays the schedule of a seed against a world while spokes, callers and publishers work, and checks what is left.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::schedule::{CALLERS, Fault, HUBS, Line, Planned, SPOKES, Trouble, sche
 use crate::spokes;
 use crate::world::{PATIENCE, World, begin, middle};
 
-/// Work after the last trouble.
+/// How long work continues after the last trouble.
 const AFTER: Duration = Duration::from_millis(300);
 
 /// What a run has shown.
@@ -33,7 +33,7 @@ pub(crate) struct Outcome {
     pub(crate) callable: Duration,
 }
 
-/// A part of a trouble.
+/// A phase of a trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Begin,
@@ -49,15 +49,15 @@ struct Play<'a> {
     /// Callers over HTTP.
     http: JoinSet<()>,
     publishers: JoinSet<()>,
-    /// Spokes that end.
+    /// Spokes that are ending.
     leaving: JoinSet<()>,
     callable: Duration,
 }
 
-/// Plays a seed. `number` is new to the world. A world in which a promise was broken is not to be used again.
+/// Plays a seed. `number` must be new to the world. A world in which a promise was broken must not be used again.
 ///
 /// # Errors
-/// No proxy can be started.
+/// A proxy cannot be started.
 pub(crate) async fn play(world: &mut World, number: usize, seed: u64) -> Result<Outcome> {
     let run = Run {
         ledger: Arc::new(Ledger::new()),
@@ -88,7 +88,7 @@ pub(crate) async fn play(world: &mut World, number: usize, seed: u64) -> Result<
         ledger.broken(what);
     }
     let callable = play.callable;
-    // Calls that still run then are left.
+    // Calls that still run now count as left.
     drop(play);
     ledger.judge();
     Ok(Outcome {
@@ -118,7 +118,7 @@ impl Play<'_> {
         self.finish().await
     }
 
-    /// Every part of every trouble at its time.
+    /// Plays every phase of every trouble at its time.
     async fn trouble(&mut self) -> Result<(), String> {
         let mut parts: Vec<(Duration, Planned, Part)> = Vec::new();
         for planned in schedule(self.run.seed) {
@@ -168,7 +168,7 @@ impl Play<'_> {
             Line::Redis(hub) => self.world.redis(hub),
             Line::Peer(hub) => self.world.peer(hub),
         };
-        // What leads to a hub that is away stays cut.
+        // The connections to and from a hub that is away stay cut.
         let is_away = |hub: usize| self.world.is_away(hub);
         if matches!(line, Line::Redis(hub) | Line::Peer(hub) if is_away(hub)) {
             return;
@@ -192,7 +192,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// New connections lead to the hubs that are there.
+    /// Leads new connections to the hubs that are there.
     fn spread(&self) {
         for (from, proxy) in self.proxies().enumerate() {
             proxy.spread_over(self.run.places.spread(from));
@@ -204,7 +204,7 @@ impl Play<'_> {
         spokes.chain(self.callers.iter().map(|caller| &caller.proxy))
     }
 
-    /// All is whole, and everybody there, from now on.
+    /// Makes everything whole, and everybody present, from now on.
     async fn heal(&mut self) -> Result<(), String> {
         self.run.ledger.note("> all is healed");
         for hub in 0..HUBS {
@@ -245,7 +245,7 @@ impl Play<'_> {
         .await
     }
 
-    /// Everything ends in good order, and leaves nothing.
+    /// Ends everything in good order; nothing may be left.
     async fn finish(&mut self) -> Result<(), String> {
         self.run.ledger.note("> the end");
         self.run.stop.cancel();
@@ -274,7 +274,7 @@ impl Play<'_> {
         self.world.is_idle().await
     }
 
-    /// Everybody who follows the topic sees events of every hub again.
+    /// Waits until everybody who follows the topic sees events of every hub again.
     async fn last_events(&mut self) -> Result<(), String> {
         let (run, places) = (&self.run, Arc::clone(&self.run.places));
         let publishing = async {

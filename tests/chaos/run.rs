@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::{End, Kind, Ledger};
 use crate::world::Places;
 
-/// The spokes' names end so; the last one is that of the program without the SDK, whose specifications are others.
+/// The endings of the spokes' names; the last one belongs to the program without the SDK, whose specifications differ.
 pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// A run as its programs see it.
@@ -17,14 +17,14 @@ pub(crate) struct Run {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) places: Arc<Places>,
     pub(crate) key: Arc<str>,
-    /// How all names of this run begin.
+    /// The beginning of all names of this run.
     pub(crate) prefix: Arc<str>,
     pub(crate) seed: u64,
-    /// No more calls begin.
+    /// Cancelled when no more calls should begin.
     pub(crate) stop: CancellationToken,
 }
 
-/// A call that its caller waits for: dropped, it is left.
+/// A call that its caller waits for; dropping this leaves the call.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     ledger: Arc<Ledger>,
@@ -35,18 +35,18 @@ pub(crate) struct Waiting {
 // === impl Run ===
 
 impl Run {
-    /// Chance of its own for a program.
+    /// A random generator of its own for a program.
     pub(crate) fn chance(&self, program: u64) -> Rng {
         Rng::with_seed(self.seed.wrapping_mul(1_000).wrapping_add(program))
     }
 
-    /// An operation of one of the spokes.
+    /// A random operation of this kind.
     pub(crate) fn operation(&self, chance: &mut Rng, kind: Kind) -> String {
         let name = NAMES[chance.usize(..NAMES.len())];
         self.named(name, kind)
     }
 
-    /// The operation of this kind of a spoke.
+    /// A spoke's operation of this kind.
     pub(crate) fn named(&self, name: &str, kind: Kind) -> String {
         format!("{}{name}.{}", self.prefix, kind.name())
     }

@@ -1,4 +1,4 @@
-//! What goes wrong in a run, when, and for how long: made of a seed.
+//! What goes wrong in a run, when, and for how long: derived from a seed.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,28 +6,28 @@ use std::time::Duration;
 use alkhub_test_support::Direction;
 use fastrand::Rng;
 
-/// Hubs of a world.
+/// The number of hubs in a world.
 pub(crate) const HUBS: usize = 3;
-/// Programs that offer operations.
+/// The number of programs that offer operations.
 pub(crate) const SPOKES: usize = 4;
-/// Programs that call them.
+/// The number of programs that call them.
 pub(crate) const CALLERS: usize = 3;
 
-/// The time from the first trouble to the beginning of the last.
+/// The time from the first trouble to the beginning of the last, in milliseconds.
 const LENGTH: u64 = 4_000;
-/// Of so many seeds one has trouble that lasts for longer than anybody waits: sessions, links, leases.
+/// One in this many seeds has trouble that lasts longer than anything waits: sessions, links, leases.
 const LASTING: u64 = 4;
 
-/// Whose connections.
+/// Whose connections are affected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// A spoke's, to whatever hub.
+    /// A spoke's, to any hub.
     Spoke(usize),
-    /// A caller's, to whatever hub.
+    /// A caller's, to any hub.
     Caller(usize),
     /// A hub's, to Redis.
     Redis(usize),
-    /// Those that other hubs have dialled to this one.
+    /// Those that other hubs have dialled to this hub.
     Peer(usize),
 }
 
@@ -36,15 +36,15 @@ pub(crate) enum Line {
 pub(crate) enum Fault {
     /// They end, and new ones are refused until it is over.
     Cut,
-    /// They end, and new ones are made at once.
+    /// They end, and new ones can be made at once.
     Blink,
     /// Nothing passes.
     Stall,
     /// Nothing passes in one direction.
     Deaf(Direction),
-    /// Their servers do not know that their clients are gone, and get what was under way when it is over.
+    /// The servers do not notice that the clients are gone, and get what was under way when the fault is over.
     HalfOpen,
-    /// What passes takes a time of its own on each, so that messages overtake each other.
+    /// Each connection delays what passes by a time of its own, so that messages overtake each other.
     Reorder,
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     Line(Line, Fault),
-    /// A hub ends without a word, and another one comes in its place.
+    /// A hub ends without a word, and another one takes its place.
     KillHub(usize),
     /// A hub is told to end.
     DrainHub(usize),
@@ -64,7 +64,7 @@ pub(crate) enum Trouble {
     KillCaller(usize),
 }
 
-/// A trouble and its time.
+/// A trouble, when it begins and how long it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Planned {
     pub(crate) at: Duration,
@@ -79,14 +79,14 @@ impl fmt::Display for Planned {
     }
 }
 
-/// The schedule of a seed, in the order of time.
+/// The schedule of a seed, in chronological order.
 pub(crate) fn schedule(seed: u64) -> Vec<Planned> {
     let mut chance = Rng::with_seed(seed);
     let count = chance.usize(6..16);
     let mut times: Vec<u64> = (0..count).map(|_| chance.u64(..LENGTH)).collect();
     times.sort_unstable();
     let most = if seed.is_multiple_of(LASTING) { 5_000 } else { 1_500 };
-    // One hub at a time is away: who loses two of three is not what this is about.
+    // Only one hub is away at a time: losing two of three is not what this test is about.
     let mut whole_from = 0;
     let planned = times.into_iter().map(|at| {
         let lasts = chance.u64(20..most);

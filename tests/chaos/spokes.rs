@@ -1,4 +1,4 @@
-//! Programs that offer operations: with the SDK, with one session or two, and one that speaks the origin's plain wire.
+//! Programs that offer operations: with the SDK and one or two sessions, and one that speaks the origin's plain wire.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::run::{NAMES, Run};
 
 /// The program without the SDK.
 const PLAIN: usize = 3;
-/// Between two tries of that one.
+/// The time between two tries of that program.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// One program; it runs, or not.
+/// One program, running or not.
 #[derive(Debug)]
 pub(crate) struct Program {
     number: usize,
@@ -31,9 +31,9 @@ pub(crate) struct Program {
 
 #[derive(Debug)]
 struct Running {
-    /// None of the program without the SDK.
+    /// `None` for the program without the SDK.
     spoke: Option<Spoke>,
-    /// What watches it, or is it.
+    /// The tasks that watch it, or that it consists of.
     _tasks: JoinSet<()>,
 }
 
@@ -48,7 +48,7 @@ impl Program {
         })
     }
 
-    /// Starts it unless it runs: always as the same instance.
+    /// Starts it unless it is running, always as the same instance.
     pub(crate) fn start(&mut self, run: &Run) {
         if self.running.is_some() {
             return;
@@ -67,15 +67,15 @@ impl Program {
         self.running = Some(Running { spoke, _tasks: tasks });
     }
 
-    /// It is gone without a word.
+    /// Makes it vanish without a word.
     pub(crate) fn kill(&mut self) {
         self.proxy.cut();
         self.running = None;
     }
 
-    /// It is told to end, in the background: what it says may be held up.
+    /// Tells it to end, in the background: what it sends may be held up.
     pub(crate) fn end(&mut self) -> impl Future<Output = ()> + Send + use<> {
-        // Nobody watches it any more: another program may take its place meanwhile.
+        // Nobody watches it any more, so that another program may take its place in the meantime.
         let spoke = self.running.take().and_then(|running| running.spoke);
         async move {
             if let Some(spoke) = spoke {
@@ -89,7 +89,7 @@ impl Program {
     }
 }
 
-/// Two programs of the first name and one of the second; the first has two sessions.
+/// Two programs under the first name and one under the second; the very first has two sessions.
 fn sdk(run: &Run, url: &str, number: usize, instance: &str) -> Spoke {
     let name = format!("{}{}", run.prefix, NAMES[number / 2]);
     let mut builder = Spoke::builder(url)
@@ -132,7 +132,7 @@ fn items(number: u64) -> impl Stream<Item = Result<(u64, u64), Failure>> + Send 
     })
 }
 
-/// Notes each registration, and that the program does not end by itself.
+/// Notes each registration, and checks that the program does not end by itself.
 async fn watched(run: Run, mut status: watch::Receiver<Status>) {
     while status.changed().await.is_ok() {
         let seen = status.borrow_and_update().clone();
@@ -194,7 +194,7 @@ async fn serve(run: &Run, url: &str, instance: &str) -> Result<()> {
     }
 }
 
-/// Answers one call; what cannot be said any more is lost.
+/// Answers one call; whatever can no longer be sent is lost.
 async fn answer(sender: Arc<Mutex<Sender>>, request: Value, number: u64, is_stream: bool) {
     let say = async |kind: &str, payload: Value| drop(sender.lock().await.send(kind, "", &payload).await);
     if is_stream {

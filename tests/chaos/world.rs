@@ -1,5 +1,5 @@
-//! Three hubs that many runs share. Their links to Redis and to each other lead through proxies, as the connections of spokes
-//! and callers do: so each can be made to fail.
+//! Three hubs that many runs share. Their links to Redis and to each other go through proxies, and so do the
+//! connections of spokes and callers, so that each of them can be made to fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::schedule::{Fault, HUBS};
 
-/// Longest wait for what must come, on a machine that does much else.
+/// The longest wait for what must come, on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a hub keeps the session of a peer that is away.
 const RESUME: Duration = Duration::from_secs(2);
@@ -27,13 +27,13 @@ const RESUME: Duration = Duration::from_secs(2);
 pub(crate) struct World {
     cluster: Cluster,
     links: Vec<Links>,
-    /// The ends of hubs that are away.
+    /// The tasks that end hubs that are away.
     ending: Vec<Option<JoinHandle<()>>>,
     places: Arc<Places>,
     tasks: TaskTracker,
 }
 
-/// Where the hubs are, for whoever calls them; `None` while one is away.
+/// Where callers can reach the hubs; `None` for one that is away.
 #[derive(Debug)]
 pub(crate) struct Places(Mutex<[Option<String>; HUBS]>);
 
@@ -53,7 +53,6 @@ impl World {
         })
     }
 
-    /// Ends the hubs.
     pub(crate) async fn end(self) {
         futures::future::join_all(self.cluster.hubs.iter().map(|hub| hub.kill())).await;
     }
@@ -71,7 +70,7 @@ impl World {
         &self.links[hub].redis
     }
 
-    /// The links that others have dialled to a hub.
+    /// The links that other hubs have dialled to a hub.
     pub(crate) fn peer(&self, hub: usize) -> &Proxy {
         self.links[hub].peer.as_ref().expect("these hubs have links")
     }
@@ -80,7 +79,7 @@ impl World {
         self.ending[hub].is_some()
     }
 
-    /// Ends a hub: drained, or without a word to anybody. It goes on ending after this.
+    /// Ends a hub: drained, or without a word to anybody. The hub continues to end after this returns.
     pub(crate) fn lose(&mut self, hub: usize, drains: bool) {
         let ends = Arc::clone(&self.cluster.hubs[hub]);
         self.places.set(hub, None);
@@ -97,10 +96,10 @@ impl World {
         self.ending[hub] = Some(self.tasks.spawn(ending));
     }
 
-    /// Starts a hub in the place of one that is away, when that has ended.
+    /// Starts a hub in the place of one that is away, once that has ended.
     ///
     /// # Errors
-    /// It does not end, or the other one does not start.
+    /// The old hub does not end, or the new one does not start.
     pub(crate) async fn replace(&mut self, hub: usize) -> Result<()> {
         let Some(ending) = self.ending[hub].take() else {
             return Ok(());
@@ -120,7 +119,7 @@ impl World {
     /// Waits until every hub has its link to Redis.
     ///
     /// # Errors
-    /// One has not.
+    /// A hub does not have it.
     pub(crate) async fn is_whole(&self) -> Result<(), String> {
         for hub in 0..HUBS {
             self.cluster.redis_is(hub, "up", PATIENCE).await?;
@@ -128,10 +127,10 @@ impl World {
         Ok(())
     }
 
-    /// Waits until nothing of the past is left on any hub.
+    /// Waits until no hub has anything left from the past.
     ///
     /// # Errors
-    /// Something is.
+    /// Something is left.
     pub(crate) async fn is_idle(&self) -> Result<(), String> {
         for hub in 0..HUBS {
             self.cluster.is_idle(hub, PATIENCE).await?;
@@ -142,7 +141,7 @@ impl World {
     /// Calls an operation through a hub, once.
     ///
     /// # Errors
-    /// It is not answered as it should be.
+    /// The call is not answered as it should be.
     pub(crate) async fn answers(&self, http: &Http, operation: &str, number: u64) -> Result<(), String> {
         let answer = http.call(operation, &json!(number)).await;
         let answer = answer.map_err(|error| format!("{error:#}"))?;
@@ -161,12 +160,12 @@ impl Places {
         self.0.lock()[hub] = url;
     }
 
-    /// The URL of a hub that is there.
+    /// The URL of a hub, if the hub is there.
     pub(crate) fn url(&self, hub: usize) -> Option<String> {
         self.0.lock()[hub].clone()
     }
 
-    /// `host:port` of each hub that is there, another one first for each `from`.
+    /// `host:port` of each hub that is there; which of them comes first depends on `from`.
     pub(crate) fn spread(&self, from: usize) -> Vec<String> {
         let mut places: Vec<String> = self
             .0
@@ -183,7 +182,7 @@ impl Places {
     }
 }
 
-/// A fault begins on what passes a proxy.
+/// Begins a fault on what passes a proxy.
 pub(crate) fn begin(proxy: &Proxy, fault: Fault) {
     match fault {
         Fault::Cut => proxy.cut(),
@@ -198,7 +197,7 @@ pub(crate) fn begin(proxy: &Proxy, fault: Fault) {
     }
 }
 
-/// It is half over.
+/// Changes what has to change halfway through a fault.
 pub(crate) fn middle(proxy: &Proxy, fault: Fault) {
     match fault {
         Fault::HalfOpen => proxy.orphan(),
@@ -206,7 +205,7 @@ pub(crate) fn middle(proxy: &Proxy, fault: Fault) {
     }
 }
 
-/// Settings of a hub that notices soon what is gone, and that no rate of its own disturbs.
+/// Settings of a hub that soon notices what is gone, and that no rate limit of its own disturbs.
 fn settings(config: &mut HubConfig) {
     const MANY: u32 = 1_000_000;
     config.server.requests_per_second_per_key = MANY;

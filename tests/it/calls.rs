@@ -9,7 +9,7 @@ use alkhub_tests::wire::{Peer, operation};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// Waits until a hub knows that an operation has a provider.
+/// Waits until a hub knows a provider of an operation.
 async fn known(http: &Http, operation: &str) {
     let path = format!("/v1/operations/{operation}");
     until(&format!("{operation} is known"), || async {
@@ -192,8 +192,8 @@ async fn two_instances_of_a_spoke_share_its_calls() -> Result<()> {
         let http = http.clone();
         clients.push(tokio_util::task::TaskTracker::new().spawn(async move { http.call("t.echo", &json!(1)).await }));
     }
-    // Nobody answers: with 64 waiting calls both have been chosen. All must have arrived before the spokes leave, for a
-    // call that comes later has nobody to go to.
+    // Nobody answers: with 64 waiting calls, both spokes have been chosen. All calls must have arrived before the
+    // spokes leave, because a call that comes later has nowhere to go.
     let [mut one, mut two] = spokes;
     let mut asked = [0, 0];
     while asked.iter().sum::<usize>() < CALLS {

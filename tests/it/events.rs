@@ -1,4 +1,4 @@
-//! Events that cross hubs, and what is seen of them in Redis.
+//! Events that cross hubs, and what Redis shows of them.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What becomes of a call when what it needs is lost without a word: its spoke, or the hub of its caller. Redis and Postgres
-//! are in `outages.rs`; docs/TESTING.md has the whole table.
+//! What becomes of a call when something that it needs is lost without a word: its spoke, or its caller's hub. For
+//! Redis and Postgres see `outages.rs`; docs/TESTING.md has the whole table.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ async fn spoke(cluster: &Cluster, hub: usize) -> Result<Peer> {
     Ok(peer)
 }
 
-/// A call that begins now and has a minute.
+/// A call that starts now, with a deadline of a minute.
 fn call(cluster: &Cluster, hub: usize, operation: &'static str) -> JoinHandle<Result<Answer>> {
     let http = Http::new(cluster.url(hub), cluster.admin());
     TaskTracker::new().spawn(async move {
@@ -51,7 +51,7 @@ async fn answer(peer: &mut Peer, call: &Value) -> Result<()> {
     peer.send("call.responded", "", payload).await
 }
 
-/// A program that offers the mutation `t.set`, counts its runs, and comes back to its session.
+/// A program that offers the mutation `t.set`, counts how often it runs, and comes back to its session.
 async fn offers_set(url: String, cluster: &Cluster, runs: &Arc<AtomicUsize>) -> Result<Spoke> {
     let runs = Arc::clone(runs);
     let set = move |text: String| {
@@ -89,7 +89,7 @@ async fn who_calls_what_only_a_killed_spoke_offered_is_told_at_once() -> Result<
     Ok(())
 }
 
-/// It waits for the spoke, which may come back, and is sent to another instance as soon as there is one.
+/// The call waits for the spoke, which may come back, and is sent to another instance as soon as there is one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_a_killed_spoke_never_got_goes_to_another_instance() -> Result<()> {
     let cluster = Cluster::joined(2, true).await?;
@@ -115,7 +115,7 @@ async fn a_call_that_a_killed_spoke_never_got_goes_to_another_instance() -> Resu
     Ok(())
 }
 
-/// It may have taken effect: a mutation is not sent again by the hub. A query changes nothing.
+/// The mutation may have taken effect, so the hub does not send it again. A query changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mutation_that_a_killed_spoke_had_is_lost_at_once_and_a_query_goes_to_another_instance() -> Result<()> {
     let cluster = Cluster::joined(2, true).await?;
@@ -180,7 +180,7 @@ async fn a_callers_hub_dies(linked: bool) -> Result<()> {
     let mut running = [asked(&mut spoke).await?, asked(&mut spoke).await?].map(|call| call["requestId"].to_string());
 
     let killed = Instant::now();
-    // It says no more to the others than a process that is killed.
+    // The other hubs hear no more from it than from a killed process.
     wire.cut();
     cluster.hubs[0].kill().await;
     let mut stopped = [(); 2].map(|()| String::new());
@@ -195,7 +195,7 @@ async fn a_callers_hub_dies(linked: bool) -> Result<()> {
     assert_eq!(running, stopped);
     cluster.shows(1, "\nalkhub_calls_in_flight 0\n").await;
     for call in calls {
-        // A hub that ends in this process still answers, where one that is killed cuts off.
+        // A hub that ends inside this process still answers, whereas a killed one breaks the connection.
         if let Ok(answer) = within("the caller hears of it", call).await? {
             let told = (&answer.body["code"], &answer.body["delivered"]);
             ensure!(told == (&json!("UNAVAILABLE"), &json!("maybe")), "{answer:?}");

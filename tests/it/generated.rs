@@ -1,6 +1,6 @@
-//! Generated files are what their generators write today: OpenAPI, settings, metrics. (CRDs: `crds/tests`.)
+//! Generated files are what their generators produce now: OpenAPI, settings, metrics. (For CRDs see `crds/tests`.)
 //!
-//! With `ALKHUB_TEST_BLESS=1` (what `make generate` sets) the files are written instead of compared.
+//! With `ALKHUB_TEST_BLESS=1` (which `make generate` sets) the files are written instead of compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use alkhub_tests::http::Http;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// Compares a committed file with what its generator writes now, or writes it.
+/// Compares a committed file with what its generator produces now, or writes it.
 pub(crate) fn fresh(path: &str, now: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -35,7 +35,7 @@ pub(crate) fn fresh(path: &str, now: &str) {
     );
 }
 
-/// What a scraper is told of each family: name, kind, labels, help, as rows of a Markdown table.
+/// What a scraper sees of each family: name, kind, labels and help, as rows of a Markdown table.
 fn families(exposition: &str) -> String {
     let mut rows: BTreeMap<&str, (&str, &str, BTreeSet<&str>)> = BTreeMap::new();
     for line in exposition.lines() {
@@ -67,11 +67,11 @@ fn families(exposition: &str) -> String {
     table
 }
 
-/// The reference is what a hub and an operator expose, not what somebody remembers.
+/// The reference documents what a hub and an operator expose, not what somebody remembers.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_of_metrics_is_fresh() -> Result<()> {
     let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
-    // With every part that has metrics.
+    // Enables every part that has metrics.
     let port = |config: &mut HubConfig| config.server.peer_listen = Some(([127, 0, 0, 1], 0).into());
     cluster.add(port).await?;
     Http::new(cluster.url(0), cluster.admin())
@@ -98,7 +98,7 @@ async fn the_reference_of_metrics_is_fresh() -> Result<()> {
     Ok(())
 }
 
-/// So that families with a series for each Hub have one.
+/// Makes families with a series for each Hub have one.
 fn a_hub() -> Result<alkhub_crds::Hub> {
     let managed = json!({ "managed": true });
     Ok(serde_json::from_value(json!({
@@ -114,7 +114,7 @@ fn a_hub() -> Result<alkhub_crds::Hub> {
     }))?)
 }
 
-/// One row for each field below an object's schema. Fields that are Kubernetes' own types are not opened.
+/// One row for each field in an object's schema. Fields of Kubernetes' own types are not expanded.
 fn fields(rows: &mut String, path: &str, schema: &Value) {
     let required = schema["required"].as_array().cloned().unwrap_or_default();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
@@ -140,7 +140,7 @@ fn fields(rows: &mut String, path: &str, schema: &Value) {
     }
 }
 
-/// The type of a field, with its bounds or values.
+/// The type of a field, with its bounds or its allowed values.
 fn kind(field: &Value) -> String {
     let mut kind = field["type"].as_str().unwrap_or("any").to_owned();
     if let Some(values) = field["enum"].as_array() {

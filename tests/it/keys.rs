@@ -1,4 +1,4 @@
-//! Keys and scopes over several hubs.
+//! Keys and scopes across several hubs.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ async fn a_key_that_comes_back_with_its_spoke_is_taken_by_every_hub_at_once() ->
     };
     assert_eq!(admin.send("PUT", path, Some(&put)).await?.status, 201);
 
-    // Once hub 1 is asked between the two, and once it is not.
+    // In one round hub 1 gets a request between the two changes, in the other it does not.
     for is_asked in [true, false] {
         let mut peer = Peer::connect(&cluster.url(1), key.expose()).await?;
         answers(0, 200).await;

@@ -1,4 +1,4 @@
-//! The load of `make bench-rebalance` and of the end-to-end run: it sees what happens, and nothing else.
+//! The load of `make bench-rebalance` and of the end-to-end run sees what happens, and nothing else.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const SCALE: Scale = Scale {
     callers: 2,
 };
 
-/// Waits until so many calls have ended, and gives all that was seen.
+/// Waits until this many calls have ended, and returns all that was seen.
 async fn seen(load: &Load, calls: usize) -> Window {
     until("so many calls have ended", || async {
         match load.tally.calls() {

@@ -1,4 +1,4 @@
-//! Integration tests: hubs in this process on a real Postgres and a real Redis, and the rules of the house.
+//! Integration tests: hubs in this process on a real Postgres and a real Redis, and the project's own rules.
 
 mod calls;
 mod events;

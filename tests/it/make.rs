@@ -1,4 +1,4 @@
-//! The targets of the Makefile on a machine that has nothing of ours.
+//! The targets of the Makefile on a machine where none of our dependencies is installed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use anyhow::Result;
 
-/// Targets that people run by themselves and that need Debian packages.
+/// Targets that people run directly and that need Debian packages.
 const WANTING: &[&str] = &[
     "dev",
     "test",
@@ -32,7 +32,7 @@ fn root() -> &'static Path {
 /// What `make TARGET` would run, without running it.
 fn dry(target: &str) -> Result<String> {
     let mut make = Command::new("make");
-    // This test may itself run below make.
+    // This test may itself be run by make.
     for inherited in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
         make.env_remove(inherited);
     }
@@ -41,7 +41,7 @@ fn dry(target: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// `deploy/deps.sh` on a machine where dpkg knows of no package, and whose user is not root.
+/// `deploy/deps.sh` on a machine where dpkg knows no packages and the user is not root.
 fn deps_of_a_bare_machine(what: &str) -> Result<Output> {
     let tools = tempfile::tempdir()?;
     for (name, script) in [("dpkg-query", "#!/bin/sh\nexit 1\n"), ("id", "#!/bin/sh\necho 1000\n")] {

@@ -1,4 +1,4 @@
-//! Sessions that go from one hub to another: over real Redis, with a link from pod to pod and without.
+//! Sessions that go from one hub to another: over real Redis, with and without a link from pod to pod.
 
 mod bounds;
 mod counting;

@@ -1,5 +1,5 @@
-//! What processes of the origin mean by `undefined` and by their clocks, on their wire: calls that cross hubs and calls
-//! that do not.
+//! What processes of the origin mean by `undefined` and by their clocks, on their wire: in calls that cross hubs and in
+//! calls that do not.
 
 use alkhub_test_support::until;
 use alkhub_tests::cluster::Cluster;
@@ -8,7 +8,7 @@ use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-/// An operation with other schemas than any.
+/// An operation with these schemas in place of the usual ones.
 fn typed(name: &str, kind: &str, schemas: &Value) -> Value {
     let mut spec = operation("t", name, kind);
     let fields = spec.as_object_mut().expect("an object");
@@ -37,7 +37,7 @@ async fn origin(operations: Vec<Value>) -> Result<(Cluster, Peer)> {
     Ok((cluster, spoke))
 }
 
-/// Answers the next call with `data`; what the spoke was sent.
+/// Answers the next call with `data`; returns what the spoke was sent.
 async fn answer(spoke: &mut Peer, data: Value) -> Result<Value> {
     let asked = spoke.next_of("call.requested").await?["payload"].clone();
     let output = json!({"data": data, "meta": {"source": "local"}});
@@ -46,7 +46,8 @@ async fn answer(spoke: &mut Peer, data: Value) -> Result<Value> {
     Ok(asked)
 }
 
-/// Input schemas as TypeBox writes them, with what a handler of the origin gets of an absent input and of `null`.
+/// Input schemas as TypeBox writes them, each with what a handler of the origin gets for an absent input and for
+/// `null`.
 fn inputs() -> Vec<(Value, Option<Value>, Option<Value>)> {
     let null = || Some(Value::Null);
     let (void, undefined, object) = (
@@ -189,7 +190,7 @@ async fn a_deadline_of_the_origins_clocks_is_taken_and_a_passed_one_is_a_timeout
     ])
     .await?;
     let mut caller = Peer::connect(&cluster.url(0), cluster.admin()).await?;
-    // As JavaScript writes them; in a hundred years, where it must not have passed.
+    // As JavaScript writes them, and a hundred years from now, when they must not have passed.
     for deadline in [
         "4943980800000.25",
         "1e13",
@@ -233,7 +234,7 @@ async fn a_deadline_of_the_origins_clocks_is_taken_and_a_passed_one_is_a_timeout
     Ok(())
 }
 
-/// JSON leaves out a member whose value is `undefined`.
+/// JSON omits a member whose value is `undefined`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_without_its_undefined_members_is_valid() -> Result<()> {
     let error = json!({"anyOf": [{"type": "string"}, {"type": "undefined"}]});

@@ -37,7 +37,8 @@ async fn link_is(cluster: &Cluster, hub: usize, link: &str, state: &str) -> (u16
     .await
 }
 
-/// Calls, answers as the spoke, and gives the status: of the answer, or of the hub's refusal where the spoke was not asked.
+/// Makes a call, answers it as the spoke, and returns the status: of the answer, or of the hub's refusal if the spoke
+/// was not asked.
 async fn answered(spoke: &mut Peer, http: &Http, operation: &'static str) -> Result<u16> {
     let http = http.clone();
     let mut caller = TaskTracker::new().spawn(async move { http.call(operation, &json!(1)).await });
@@ -71,7 +72,7 @@ async fn calls_on_the_same_hub_go_on_while_redis_is_away_and_readyz_tells() -> R
     cluster.redis.as_mut().context("a cluster has Redis")?.launch().await;
     redis_is(&cluster, 0, "up").await;
     redis_is(&cluster, 1, "up").await;
-    // The one hub may read the directory before the other one has written its spokes again.
+    // One hub may read the directory before the other has written its spokes again.
     let routed_again = async {
         while answered(&mut spoke, &other, "t.echo").await? != 200 {}
         anyhow::Ok(())

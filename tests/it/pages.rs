@@ -1,11 +1,11 @@
-//! Pages: their commands that need a cluster are known to the end-to-end run, and the table of scopes has all of them.
+//! Pages: the end-to-end run covers their commands that need a cluster, and the table of scopes is complete.
 
 use std::path::Path;
 
 use alkhub_protocol::scope;
 use alkhub_test_support::pages::{self, Place};
 
-/// A page that the run does not know has blocks that nobody runs.
+/// If the run does not know a page, nobody runs the page's blocks.
 #[test]
 fn every_block_for_a_cluster_is_walked_by_the_end_to_end_run() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -30,7 +30,7 @@ fn every_block_for_a_cluster_is_walked_by_the_end_to_end_run() {
     assert!(count > 40, "only {count} blocks were found");
 }
 
-/// The one text on scopes that is not made of their list.
+/// The only text about scopes that is not generated from the list of scopes.
 #[test]
 fn the_page_on_security_has_every_scope() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))

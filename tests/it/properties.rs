@@ -1,7 +1,8 @@
-//! The OpenAPI document against the hub: a property tester (schemathesis) makes requests of what it declares, with keys
-//! of three scopes. Nothing valid is refused, nothing that is answered is undocumented, and nothing fails inside.
+//! The OpenAPI document against the hub: a property tester (schemathesis) generates requests from the document, with
+//! keys of three scopes. Nothing valid may be refused, every answer must be documented, and nothing may fail
+//! internally.
 //!
-//! Seeded and bounded, so that a run repeats. What streams without an end, and the WebSocket, are left out.
+//! Seeded and bounded, so that a run can be repeated. Endless streams and the WebSocket are left out.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,7 +18,7 @@ use tokio::process::Command;
 /// The same requests in each run.
 const SEED: &str = "20261128";
 
-/// Requests for each operation and key.
+/// How many requests are made for each operation and key.
 const EXAMPLES: &str = "20";
 
 /// More than three runs of the tester take on a busy machine.
@@ -26,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
                       positive_data_acceptance";
 
-/// The packages of Python that `make packages` fetches; `None` skips, and fails where nothing may be skipped.
+/// The Python packages that `make packages` fetches; `None` skips the test, and fails where nothing may be skipped.
 fn packages() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages/python");
     if folder.join("schemathesis").is_dir() {
@@ -36,7 +37,7 @@ fn packages() -> Option<PathBuf> {
     None
 }
 
-/// Runs the tester with a key; what it says when it finds something.
+/// Runs the tester with a key; returns its output if it finds something.
 async fn probe(packages: &Path, url: &str, key: &str, scratch: &Path) -> Result<()> {
     let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("it/properties");
     let path = std::env::join_paths([packages, &hooks])?;

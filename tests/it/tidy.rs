@@ -1,4 +1,4 @@
-//! The rules of the house that a text can show (docs/ARCHITECTURE.md, "Rules").
+//! The project's rules that can be checked in its text (docs/ARCHITECTURE.md, "Rules").
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ mod headers;
 mod pages;
 mod words;
 
-/// Most lines of production code in a file, and of a function.
+/// The most lines of production code in a file, and in a function.
 const FILE_LIMIT: usize = 600;
 const FUNCTION_LIMIT: usize = 80;
 
@@ -108,7 +108,7 @@ struct Source {
 }
 
 impl Source {
-    /// The lines before the tests of the file itself.
+    /// The lines before the file's own tests.
     fn production(&self) -> impl Iterator<Item = &str> {
         let lines: Vec<&str> = self.text.lines().collect();
         let tests = lines.windows(2).position(|pair| {
@@ -133,7 +133,7 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
-/// Every Rust file of the house.
+/// Every Rust file of the project.
 fn sources() -> Vec<Source> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("a folder of the workspace").flatten() {
@@ -272,14 +272,14 @@ fn only_the_config_crate_reads_settings_from_the_environment() {
     none(&faults, "only hub/config reads alkhub's settings from the environment");
 }
 
-/// serde reads an array as a struct, its items as the fields in their order: what a peer, a caller, Redis or Postgres says
-/// is read through `alkhub_protocol::json::strict`, or into a type that is no struct.
+/// serde also reads a struct from an array, with the items as the fields in order. So what a peer, a caller, Redis or
+/// Postgres says is read through `alkhub_protocol::json::strict`, or into a type that is not a struct.
 #[test]
 fn json_from_outside_is_read_into_structs_from_objects_only() {
     const CRATES: &[&str] = &[
         "protocol", "schema", "calls", "edge", "api", "socket", "server", "redis", "events", "cluster", "store", "sdk",
     ];
-    // The last two see to it themselves: every frame is read into them.
+    // The last two types enforce this themselves, because every frame is read into them.
     const PLAIN: &[&str] = &["RawValue", "IgnoredAny", "String", "CallPayload<'_>", "Head<'_>"];
     let faults: Vec<String> = sources()
         .iter()
@@ -410,7 +410,7 @@ fn tests_wait_on_conditions_and_never_sleep() {
         concat!("thread::sl", "eep("),
         concat!(" sl", "eep("),
     ];
-    // The one place to pause is the loop that looks at a condition until a deadline.
+    // The only place that may sleep is the loop that checks a condition until a deadline.
     let wait = "tests/support/src/wait.rs";
     let faults: Vec<String> = sources()
         .iter()

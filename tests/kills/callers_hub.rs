@@ -1,4 +1,4 @@
-//! The hub of the caller is lost, with calls on a spoke of another one.
+//! The hub of the caller is lost, with calls that run on a spoke of another hub.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::stage::{AT_ONCE, HUNG, LEASE, Stage};
 /// How long a hub that ends lets calls run (`tests/src/hubs.rs`).
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// A client of a dead hub knows so much later: the next hub looks for its session for 3 s at most.
+/// How long it takes at most until a client of a dead hub knows its fate: the next hub looks for its session for up to
+/// 3 s.
 const KNOWN: Duration = Duration::from_secs(10);
 
 async fn is_killed(stage: Stage) -> Result<()> {
@@ -86,7 +87,7 @@ async fn a_hub_that_is_told_to_end_lets_its_callers_calls_finish_and_tells_those
     stage.ran_as_told(&[&spoke])
 }
 
-/// What it knows no more when it goes on, it says: its calls were ended at the spoke meanwhile.
+/// When the hub continues, it reports what it no longer knows: its calls were ended at the spoke in the meantime.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_stands_still_is_given_up_by_the_others_and_tells_its_callers_when_it_goes_on() -> Result<()> {
     let stage = Stage::linked(2).await?;

@@ -1,5 +1,5 @@
-//! A peer that is asked to move (`hub.migrate`) to a hub that dies while it moves: it goes on elsewhere, nothing is lost, and
-//! nobody else is harmed.
+//! A peer is asked to move (`hub.migrate`) to a hub that dies during the move: the peer continues elsewhere, nothing is
+//! lost, and nobody else is harmed.
 
 use alkhub_test_support::{Proxy, until, within};
 use alkhub_tests::wire::{Peer, operation};
@@ -10,14 +10,15 @@ use tokio::time::Instant;
 
 use crate::stage::{AT_ONCE, HUNG, LEASE, Stage};
 
-/// The hubs by the name of a Service, as whoever is in their cluster knows them: such a peer is told the pod that it should go to.
+/// The hubs by the name of a Service, as peers in their cluster know them: such a peer is told the pod to which it
+/// should go.
 const SERVICE: &str = "http://hub.team.svc";
 
-/// A spoke that counts, on the second of three hubs, with a call of each of the others' callers.
+/// A spoke that counts its messages, on the second of three hubs, with a call from a caller on each of the others.
 struct Mover {
     peer: Peer,
     session: String,
-    /// Where it began.
+    /// The hub where it began.
     hub: String,
     received: u64,
 }
@@ -55,13 +56,13 @@ impl Mover {
         })
     }
 
-    /// The next call.
+    /// The next call that it gets.
     async fn asked(&mut self) -> Result<Value> {
         let asked = self.counted("call.requested").await?;
         Ok(asked["payload"].clone())
     }
 
-    /// The next message that counts, which must be of a type.
+    /// The next message that counts, which must have this type.
     async fn counted(&mut self, kind: &str) -> Result<Value> {
         loop {
             let message = self.peer.next().await?;
@@ -74,7 +75,7 @@ impl Mover {
         }
     }
 
-    /// Asks a hub for its session until it comes, as it is told to; `None` where it is lost.
+    /// Asks a hub for its session, as often as it is told to; `None` if the session is lost.
     async fn comes_back(self, stage: &Stage, hub: usize) -> Result<Option<Self>> {
         let before = &self;
         let (mut peer, answer) = until("the hub has the session, or knows that it is lost", || async {
@@ -100,7 +101,8 @@ impl Mover {
     }
 }
 
-/// Waits for something while a peer's connection is read, which answers its hub's pings: one that is silent is given up.
+/// Waits for something while reading a peer's connection, which also answers its hub's pings: a silent peer would be
+/// given up.
 async fn while_read<T>(peer: &mut Peer, something: impl Future<Output = Result<T>>) -> Result<T> {
     let mut something = std::pin::pin!(something);
     loop {
@@ -114,7 +116,8 @@ async fn while_read<T>(peer: &mut Peer, something: impl Future<Output = Result<T
     }
 }
 
-/// Tells the hub to give its connections away, as the operator does before it ends one; where it asks the peer to move to.
+/// Tells the hub to give its connections away, as the operator does before it ends a hub; returns the hub to which the
+/// peer is asked to move.
 async fn asked_to_move(stage: &Stage, mover: &mut Mover) -> Result<usize> {
     let drain = format!("/v1/admin/hubs/{}/drain", mover.hub);
     let told = stage
@@ -140,7 +143,7 @@ async fn a_peer_whose_target_dies_before_it_is_there_goes_on_elsewhere_and_loses
 
     let dies = asked_to_move(&stage, &mut mover).await?;
     let lives = 2 - dies;
-    // It takes the connection, and dies before it says a word.
+    // It accepts the connection, and dies before it says a word.
     stage.hubs.signal(dies, Signal::SIGSTOP).await?;
     let (there, killed) = tokio::join!(Mover::connect(&stage, dies, Some(&mover)), async {
         stage.answers(lives, &format!("b{lives}.set"), "bystander").await?;
@@ -181,7 +184,7 @@ async fn a_peer_whose_target_dies_before_it_is_there_goes_on_elsewhere_and_loses
     Ok(())
 }
 
-/// The session is lost with it. The peer registers anew, and may bring the answer while the call waits.
+/// The session is lost together with the hub. The peer registers anew, and may bring the answer while the call waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_whose_target_dies_once_it_is_there_begins_anew_and_its_callers_are_told_the_truth() -> Result<()> {
     let stage = Stage::linked(3).await?;
@@ -221,7 +224,8 @@ async fn a_peer_whose_target_dies_once_it_is_there_begins_anew_and_its_callers_a
     stage.answers(lives, &format!("b{lives}.set"), "bystander").await
 }
 
-/// `alkhub offer` outside of a cluster is told no target: it dials the address that it has, and that leads to a hub that dies.
+/// Outside a cluster, `alkhub offer` is not told a target: it dials the address that it has, which leads to a hub that
+/// dies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_that_moves_to_a_hub_that_dies_goes_on_elsewhere_and_loses_no_call() -> Result<()> {
     let stage = Stage::linked(3).await?;

@@ -1,4 +1,4 @@
-//! Redis or Postgres is lost: killed, or standing still. Hubs and spokes live.
+//! Redis or Postgres is lost, by being killed or by standing still. Hubs and spokes live.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use crate::stage::{AT_ONCE, LEASE, Stage};
 
-/// A link to Redis or to Postgres that is silent is noticed so much later.
+/// How long it takes until a silent link to Redis or to Postgres is noticed.
 const NOTICED: Duration = Duration::from_secs(20);
 
-/// Waits until `/readyz` of each hub says so of what it depends on, and gives the last answer.
+/// Waits until `/readyz` of each hub says this about one of its dependencies, and returns the last answer.
 async fn each_says(stage: &Stage, of: &str, wanted: &str) -> (u16, Value) {
     let mut last = (0, Value::Null);
     for hub in 0..stage.hubs.count() {
@@ -31,7 +31,7 @@ async fn each_says(stage: &Stage, of: &str, wanted: &str) -> (u16, Value) {
     last
 }
 
-/// A spoke on the second of two hubs, with a call of each hub's caller; what ends Redis and brings it back.
+/// Plays the loss and return of Redis, with a spoke on the second of two hubs and a call from a caller on each.
 async fn goes_on_without_redis(freezes: bool) -> Result<()> {
     let stage = Stage::linked(2).await?;
     let spoke = stage.offer("t", &stage.hubs.url(1), 1).await?;
@@ -56,7 +56,7 @@ async fn goes_on_without_redis(freezes: bool) -> Result<()> {
     stage.answers(0, "late.set", "here").await?;
     let there = stage.call(1, "late.set", "there");
     let told = stage.told(there, Instant::now(), AT_ONCE).await?;
-    // Its name is known where the database has it already.
+    // The operation's name is known if it is already in the database.
     let known = told.is(503, "NO_PROVIDER", "no");
     known.or_else(|_| told.is(503, "UNAVAILABLE", "no"))?;
     for word in ["hold-1", "hold-2"] {
@@ -93,7 +93,7 @@ async fn calls_of_linked_hubs_go_on_while_redis_stands_still_and_what_registers_
     Box::pin(goes_on_without_redis(true)).await
 }
 
-/// With nothing but Redis between the hubs: what runs from one to the other may have run, what comes later did not.
+/// Only Redis connects the hubs: calls that run from one to the other may have run, later ones did not.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_between_hubs_without_a_link_end_with_redis_and_their_callers_are_told_the_truth() -> Result<()> {
     let stage = Stage::over_redis(2).await?;
@@ -140,7 +140,7 @@ async fn calls_go_on_while_postgres_is_dead_and_their_records_come_when_it_is_ba
     ensure!(status == 200 && body["status"] == "degraded", "{status} {body}");
     let mut late = stage.plain("late", 0).await?;
     stage.answers(0, "late.set", "here").await?;
-    // Its specification comes by Postgres.
+    // Its specification comes from Postgres.
     let there = stage.call(1, "late.set", "there");
     let told = stage.told(there, Instant::now(), AT_ONCE).await?;
     told.is(503, "UNAVAILABLE", "no")?;

@@ -1,4 +1,4 @@
-//! The spoke is lost: killed, told to end, or standing still. Hubs live.
+//! The spoke is lost: it is killed, told to end, or stands still. Hubs live.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const CALLS: [(usize, &str, &str); 4] = [
     (1, "t.set", "hold-4"),
 ];
 const WORDS: [&str; 4] = ["hold-1", "hold-2", "hold-3", "hold-4"];
-/// The words of the queries among them.
+/// The words of those calls that are queries.
 const QUERIES: [&str; 2] = ["hold-1", "hold-3"];
 
-/// Nothing of a session is left that could come back: a mutation is lost, and a query goes to the other spoke.
+/// No session is left that could come back, so a mutation is lost, and a query goes to the other spoke.
 #[tokio::test(flavor = "multi_thread")]
 async fn mutations_that_a_killed_plain_spoke_had_are_lost_at_once_and_its_queries_run_again_elsewhere() -> Result<()> {
     let stage = Stage::linked(2).await?;
@@ -57,8 +57,8 @@ async fn mutations_that_a_killed_plain_spoke_had_are_lost_at_once_and_its_querie
     stage.ran_as_told(&[&killed, &other])
 }
 
-/// Its session is kept for a while: what it had is not given up before that, queries go to the other one then, and what it never
-/// got waits for whoever comes.
+/// The killed spoke's session is kept for a while. The calls that it had are not given up before that time is over,
+/// when queries go to the other spoke; calls that it never got wait for any spoke that comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_wait_for_a_killed_spoke_with_a_session_until_another_comes_or_its_time_is_up() -> Result<()> {
     let stage = Stage::linked(2).await?;
@@ -110,7 +110,7 @@ async fn a_spoke_that_is_told_to_end_finishes_its_calls_and_gets_no_more() -> Re
     ending.runs(&WORDS).await;
 
     ending.signal(Signal::SIGTERM)?;
-    // What was on its way when it withdrew is taken, and answered.
+    // Calls that were on their way when it withdrew are accepted and answered.
     for hub in [0, 1] {
         stage.is_withdrawn(hub, "t.set").await;
     }
@@ -126,7 +126,7 @@ async fn a_spoke_that_is_told_to_end_finishes_its_calls_and_gets_no_more() -> Re
     stage.ran_as_told(&[&ending])
 }
 
-/// The plain one is dead to its hub; that with a session is awaited, and comes back to its calls.
+/// A plain spoke counts as dead to its hub; one with a session is waited for, and comes back to its calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_that_stands_still_costs_a_plain_one_its_calls_and_one_with_a_session_nothing() -> Result<()> {
     const NOTICED: Duration = DEAD.saturating_add(AT_ONCE);

@@ -1,4 +1,4 @@
-//! The hub of the spoke is lost, with calls of another hub's callers on it.
+//! The hub of the spoke is lost, with calls from another hub's callers on it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stage::{AT_ONCE, HUNG, LEASE, Spoke, Stage, USUAL_LEASE};
 
-/// A load balancer before hubs, and its address.
+/// A load balancer in front of hubs, and its address.
 async fn balancer(stage: &Stage, hubs: &[usize]) -> Result<(Proxy, String)> {
     let proxy = Proxy::start(stage.hubs.address(hubs[0])).await?;
     proxy.spread_over(hubs.iter().map(|hub| stage.hubs.address(*hub)));
@@ -18,7 +18,7 @@ async fn balancer(stage: &Stage, hubs: &[usize]) -> Result<(Proxy, String)> {
     Ok((proxy, url))
 }
 
-/// A spoke of two sessions on the second and the third of three hubs, and what leads there.
+/// A spoke with two sessions, on the second and third of three hubs, and the proxy that leads there.
 async fn with_two_sessions(stage: &Stage) -> Result<(Spoke, Proxy)> {
     let (balancer, url) = balancer(stage, &[1, 2]).await?;
     let spoke = stage.offer("t", &url, 2).await?;
@@ -26,7 +26,8 @@ async fn with_two_sessions(stage: &Stage) -> Result<(Spoke, Proxy)> {
     Ok((spoke, balancer))
 }
 
-/// One call after the other through a hub, each of which must be answered; how many, once it is told to end.
+/// Makes one call after another through a hub, each of which must be answered; returns how many, once it is told to
+/// end.
 async fn calls_all_the_time(stage: &Stage, hub: usize, end: &CancellationToken) -> Result<usize> {
     for number in 0.. {
         if end.is_cancelled() {
@@ -38,8 +39,8 @@ async fn calls_all_the_time(stage: &Stage, hub: usize, end: &CancellationToken) 
     Ok(0)
 }
 
-/// An answer that is ready when the hub dies comes by another one; when the hub is known to be gone, a mutation that runs is lost,
-/// and a query is sent again, to where the spoke is by then.
+/// An answer that is ready when the hub dies arrives through another hub. Once the hub is known to be gone, a running
+/// mutation is lost, and a running query is sent again, to wherever the spoke is by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_whose_hub_is_killed_brings_its_answer_to_another_and_of_what_runs_on_queries_run_again() -> Result<()>
 {
@@ -51,14 +52,14 @@ async fn a_spoke_whose_hub_is_killed_brings_its_answer_to_another_and_of_what_ru
     spoke.runs(&["hold-1", "hold-2", "hold-3"]).await;
 
     balancer.lead_to(stage.hubs.address(2));
-    // The answer is on its way to a hub that reads no more.
+    // The answer is on its way to a hub that no longer reads.
     stage.hubs.signal(1, Signal::SIGSTOP).await?;
     spoke.finishes(&["hold-1"]).await?;
     let began = Instant::now();
     stage.hubs.end(1, Signal::SIGKILL).await?;
 
     stage.told(ready, began, USUAL_LEASE + AT_ONCE).await?.is_answered()?;
-    // Its handlers have ended with its session.
+    // Its handlers ended together with its session.
     spoke.stops(&["hold-2", "hold-3"], USUAL_LEASE + AT_ONCE).await;
     spoke.release("hold-2")?;
     let told = stage.told(mutation, began, USUAL_LEASE + AT_ONCE).await?;
@@ -91,7 +92,7 @@ async fn a_spoke_with_two_sessions_is_called_over_the_other_one_when_a_hub_is_ki
         stage.answers_within(hub, "t.set", began, AT_ONCE).await?;
     }
 
-    // Those that ran over the dead hub are answered over the other session, before the lease of the dead one ends.
+    // Calls that ran over the dead hub are answered over the other session, before the dead hub's lease expires.
     for call in calls {
         stage.told(call, began, LEASE + AT_ONCE).await?.is_answered()?;
     }
@@ -99,7 +100,7 @@ async fn a_spoke_with_two_sessions_is_called_over_the_other_one_when_a_hub_is_ki
     stage.ran_as_told(&[&spoke])
 }
 
-/// The spoke moves with what runs on it, and is called all the time.
+/// The spoke moves together with its running calls, and is called all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_is_told_to_end_costs_its_spokes_no_call() -> Result<()> {
     let stage = Stage::linked(3).await?;
@@ -128,7 +129,8 @@ async fn a_hub_that_is_told_to_end_costs_its_spokes_no_call() -> Result<()> {
     stage.ran_as_told(&[&spoke])
 }
 
-/// What it had when it stopped is lost, or comes by the other session; when it goes on, nothing runs twice.
+/// Calls that the hub had when it stopped are lost, or answered over the other session; when it continues, nothing runs
+/// twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_with_two_sessions_is_called_over_the_other_one_when_a_hub_stands_still() -> Result<()> {
     const LOST: Duration = HUNG.saturating_add(AT_ONCE);
@@ -141,7 +143,7 @@ async fn a_spoke_with_two_sessions_is_called_over_the_other_one_when_a_hub_stand
     balancer.lead_to(stage.hubs.address(2));
     let began = Instant::now();
     stage.hubs.signal(1, Signal::SIGSTOP).await?;
-    // Until it is noticed, some are sent to where nobody reads: they end when it is.
+    // Until the stop is noticed, some calls are sent to where nobody reads; they end when it is.
     let new = [0, 0, 0, 0, 2, 2].map(|hub| (hub, began));
     let new: Vec<_> = new
         .iter()

@@ -1,4 +1,4 @@
-//! Hubs, spokes and calls as processes and tasks: what the tests of this program arrange.
+//! Hubs, spokes and calls as processes and tasks, which the tests of this program set up.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,23 +20,23 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-/// What is known without waiting for anything: long before any deadline of a call, a lease or a session. A machine that
-/// compiles meanwhile needs some of it.
+/// The limit for what is known without waiting for anything: long before any deadline of a call, a lease or a session.
+/// A machine that is compiling at the same time needs part of it.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// A hub that is not heard of for so long is gone.
+/// A hub that is not heard of for this long is gone.
 pub(crate) const LEASE: Duration = Duration::from_secs(4);
 
-/// The same, as hubs have it where nobody says otherwise.
+/// The same with the hubs' default settings.
 pub(crate) const USUAL_LEASE: Duration = Duration::from_secs(10);
 
-/// A session waits so long for its peer.
+/// How long a session waits for its peer.
 pub(crate) const RESUME: Duration = Duration::from_secs(8);
 
-/// A connection that is silent for so long is dead.
+/// A connection that is silent for this long is dead.
 pub(crate) const DEAD: Duration = Duration::from_secs(3);
 
-/// What a hub that stands still costs at most (issue 8).
+/// The most time that a hub which stands still may cost (issue 8).
 pub(crate) const HUNG: Duration = Duration::from_secs(10);
 
 const SETTINGS: [(&str, &str); 8] = [
@@ -44,16 +44,16 @@ const SETTINGS: [(&str, &str); 8] = [
     ("ALKHUB_SERVER__PING_INTERVAL", "1s"),
     ("ALKHUB_SERVER__DEAD_AFTER", "3s"),
     ("ALKHUB_STORE__MAX_CONNECTIONS", "4"),
-    // A test says on which hub a peer is.
+    // Each test decides on which hub a peer is.
     ("ALKHUB_SERVER__REBALANCE", "false"),
-    // So that a hub names itself where a peer may move to.
+    // Lets a hub name itself as one to which a peer may move.
     ("ALKHUB_POD__IP", "127.0.0.1"),
-    // Those of `LEASE`; the last two, so that they can be left out.
+    // The settings behind `LEASE`; they come last so that they can be left out.
     ("ALKHUB_EVENTS__LEASE_TTL", "4s"),
     ("ALKHUB_EVENTS__LEASE_INTERVAL", "1s"),
 ];
 
-/// What `alkhub offer` runs for a call, as the plain spoke does it (`tests/src/bin/plain_spoke.rs`).
+/// What `alkhub offer` runs for a call, equivalent to the plain spoke (`tests/src/bin/plain_spoke.rs`).
 const SCRIPT: &str = r#"
 # Nobody reads it when the call has been aborted.
 exec 2> /dev/null
@@ -73,11 +73,11 @@ printf %s "$word"
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) hubs: Hubs,
-    /// Every call that was begun, by its word: whether it is a query, and what its caller knows of it.
+    /// Every call that was begun, by its word: whether it is a query, and what its caller knows about it.
     calls: parking_lot::Mutex<BTreeMap<String, (bool, Delivered)>>,
 }
 
-/// The process of a spoke. It is killed with this value.
+/// The process of a spoke, which is killed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Spoke {
     name: String,
@@ -85,7 +85,7 @@ pub(crate) struct Spoke {
     folder: TempDir,
 }
 
-/// A call that began.
+/// A call that was begun.
 #[derive(Debug)]
 pub(crate) struct Call {
     word: String,
@@ -96,11 +96,11 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct Told {
     word: String,
-    /// `None` where the connection broke.
+    /// `None` if the connection broke.
     pub(crate) answer: Option<Answer>,
 }
 
-/// The binary `alkhub`, beside those of this crate.
+/// The `alkhub` binary, which is beside those of this crate.
 fn alkhub() -> Result<PathBuf> {
     let program = Path::new(env!("CARGO_BIN_EXE_alkhub-plain-spoke")).with_file_name("alkhub");
     ensure!(
@@ -123,7 +123,7 @@ impl Stage {
         Self::start(count, true, false, &SETTINGS[..SETTINGS.len() - 2]).await
     }
 
-    /// Hubs that have only Redis between them.
+    /// Hubs that are connected only through Redis.
     pub(crate) async fn over_redis(count: usize) -> Result<Self> {
         Self::start(count, false, false, &SETTINGS).await
     }
@@ -150,7 +150,7 @@ impl Stage {
         })
     }
 
-    /// `alkhub offer` of `NAME.get` and `NAME.set` with so many sessions, at an address that leads to a hub.
+    /// `alkhub offer` of `NAME.get` and `NAME.set` with this many sessions, at an address that leads to a hub.
     pub(crate) async fn offer(&self, name: &str, url: &str, sessions: u8) -> Result<Spoke> {
         let folder = tempfile::tempdir()?;
         let at = folder.path();
@@ -160,7 +160,7 @@ impl Stage {
             json!({ "name": format!("{name}.{operation}"), "kind": kind, "command": command })
         };
         let operations = [operation("get", "query"), operation("set", "mutation")];
-        // JSON is YAML.
+        // Every JSON document is also YAML.
         let file = at.join("offer.yaml");
         std::fs::write(&file, json!({ "spoke": name, "operations": operations }).to_string())?;
         let mut command = Command::new(alkhub()?);
@@ -176,7 +176,7 @@ impl Stage {
         Ok(spoke)
     }
 
-    /// A spoke of the origin's wire at a hub.
+    /// A spoke on a hub that speaks the origin's wire.
     pub(crate) async fn plain(&self, name: &str, hub: usize) -> Result<Spoke> {
         let folder = tempfile::tempdir()?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_alkhub-plain-spoke"));
@@ -187,7 +187,7 @@ impl Stage {
         Ok(spoke)
     }
 
-    /// Begins a call that has a minute, with a word that is the call's own.
+    /// Begins a call with a deadline of a minute and a word of its own.
     pub(crate) fn call(&self, hub: usize, operation: &str, word: &str) -> Call {
         let begun = (operation.ends_with(".get"), Delivered::Maybe);
         let before = self.calls.lock().insert(word.to_owned(), begun);
@@ -203,7 +203,7 @@ impl Stage {
         }
     }
 
-    /// Waits for its end, which must come within `limit` of `since`.
+    /// Waits for the end of a call, which must come within `limit` of `since`.
     pub(crate) async fn told(&self, call: Call, since: Instant, limit: Duration) -> Result<Told> {
         let word = call.word;
         let answer = timeout_at(since + limit, call.answer)
@@ -220,13 +220,14 @@ impl Stage {
         Ok(Told { word, answer })
     }
 
-    /// A call that is answered at once, now.
+    /// Makes a call that must be answered at once.
     pub(crate) async fn answers(&self, hub: usize, operation: &str, word: &str) -> Result<()> {
         let call = self.call(hub, operation, word);
         self.told(call, Instant::now(), AT_ONCE).await?.is_answered()
     }
 
-    /// Calls until a call is answered, within `limit` of `since`: what fails meanwhile must be what trouble explains.
+    /// Repeats a call until it is answered, within `limit` of `since`: failures in the meantime must be ones that the
+    /// trouble explains.
     pub(crate) async fn answers_within(
         &self,
         hub: usize,
@@ -258,7 +259,7 @@ impl Stage {
         bail!("unreachable")
     }
 
-    /// Calls until a hub says that nobody offers the operation; until then calls must be answered.
+    /// Repeats a call until a hub says that nobody offers the operation; until then the calls must be answered.
     pub(crate) async fn is_withdrawn(&self, hub: usize, operation: &str) {
         let began = Instant::now();
         until_within(&format!("{operation} is withdrawn"), AT_ONCE, || async {
@@ -276,7 +277,7 @@ impl Stage {
         .await;
     }
 
-    /// Waits until hubs know of so many instances.
+    /// Waits until hubs know this many instances.
     pub(crate) async fn know(&self, hubs: &[usize], instances: usize, limit: Duration) {
         for hub in hubs {
             let line = format!("\nalkhub_spoke_instances_known {instances}\n");
@@ -284,7 +285,8 @@ impl Stage {
         }
     }
 
-    /// Whether each call ran as its caller was told, over all spokes; and none ran twice but queries, whose spokes were lost.
+    /// Checks that each call ran as its caller was told, over all spokes, and that none ran twice except queries whose
+    /// spokes were lost.
     pub(crate) fn ran_as_told(&self, spokes: &[&Spoke]) -> Result<()> {
         for (word, (is_query, delivered)) in &*self.calls.lock() {
             let runs: usize = spokes.iter().map(|spoke| spoke.lines("runs", word)).sum();
@@ -319,7 +321,7 @@ impl Spoke {
         Ok(kill(Pid::from_raw(id.try_into()?), signal)?)
     }
 
-    /// Ends it and waits until it has ended.
+    /// Sends it a signal and waits until it has ended.
     pub(crate) async fn end(&mut self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
         self.ended().await
@@ -331,17 +333,17 @@ impl Spoke {
         Ok(())
     }
 
-    /// Lets a call that is held end.
+    /// Lets a held call end.
     pub(crate) fn release(&self, word: &str) -> Result<()> {
         Ok(std::fs::write(self.folder.path().join(format!("go-{word}")), "")?)
     }
 
-    /// Waits until calls run, once each.
+    /// Waits until these calls run, once each.
     pub(crate) async fn runs(&self, words: &[&str]) {
         self.has("runs", words, alkhub_test_support::PATIENCE).await;
     }
 
-    /// Lets calls that are held end, and waits until they have.
+    /// Lets held calls end, and waits until they have.
     pub(crate) async fn finishes(&self, words: &[&str]) -> Result<()> {
         for word in words {
             self.release(word)?;
@@ -350,17 +352,17 @@ impl Spoke {
         Ok(())
     }
 
-    /// Waits until calls were told to stop, no longer than `limit`.
+    /// Waits until these calls were told to stop, but no longer than `limit`.
     pub(crate) async fn stops(&self, words: &[&str], limit: Duration) {
         self.has("stops", words, limit).await;
     }
 
-    /// How many lines of a file are a word.
+    /// How many lines of a file consist of a word.
     pub(crate) fn lines(&self, file: &str, word: &str) -> usize {
         self.read(file).lines().filter(|line| *line == word).count()
     }
 
-    /// Waits until it has run so many calls in all.
+    /// Waits until it has run this many calls in total.
     pub(crate) async fn has_run(&self, count: usize) {
         until(&format!("{} has run {count} calls", self.name), || async {
             let runs = self.read("runs").lines().count();

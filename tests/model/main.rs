@@ -1,15 +1,16 @@
-//! The model test: random sequences of registrations, calls, answers, aborts, closes, cuts and killed hubs over three hubs,
-//! held against a small model of what users are promised (`model.rs`).
+//! The model test: random sequences of registrations, calls, answers, aborts, closes, cuts and killed hubs on three
+//! hubs, compared with a small model of what users are promised (`model.rs`).
 //!
-//! Everything goes over WebSockets and HTTP, as spokes and clients speak them; the test knows nothing of the hubs' insides.
-//! A seed makes a sequence. Its interleaving is the machine's: a seed that failed once may need some plays to fail again.
+//! Everything goes over WebSockets and HTTP, as spokes and clients speak them; the test knows nothing about the inside
+//! of the hubs. A seed determines a sequence, but how it interleaves is up to the machine: a seed that failed once may
+//! need several plays to fail again.
 //!
-//! - `cargo test -p alkhub-tests --test model` plays 200 sequences, `MODEL_SEQUENCES` of them from the seed `MODEL_FIRST`
-//!   on. `make soak` plays 10,000.
-//! - `SEED=17 cargo test -p alkhub-tests --test model` plays one sequence again and again; `KEEP=0,3,9` only these of its
-//!   steps, as a failure prints them.
+//! - `cargo test -p alkhub-tests --test model` plays 200 sequences, or `MODEL_SEQUENCES` of them, starting with the
+//!   seed `MODEL_FIRST`. `make soak` plays 10,000.
+//! - `SEED=17 cargo test -p alkhub-tests --test model` plays one sequence again and again; `KEEP=0,3,9` restricts it to
+//!   these steps, in the form in which a failure prints them.
 //!
-//! What it has been seen to find, and how soon, is in docs/TESTING.md.
+//! For what it is known to find, and how soon, see docs/TESTING.md.
 
 mod model;
 mod peers;
@@ -34,18 +35,18 @@ use crate::play::{Outcome, play};
 use crate::steps::{Step, is_linked, sequence};
 use crate::world::World;
 
-/// Worlds that play at the same time: sequences wait more than they work.
+/// How many worlds play at the same time: sequences wait more than they work.
 const WORLDS: usize = 4;
-/// Sequences that a world plays before another one takes its place: what lasts in its database stays small.
+/// How many sequences a world plays before it is replaced, so that what persists in its database stays small.
 const SEQUENCES_OF_A_WORLD: usize = 250;
-/// Plays of one sequence when its seed is given.
+/// How often a sequence is played if its seed is given.
 const PLAYS: usize = 100;
-/// Sequences between two lines about how far a run is.
+/// How many sequences pass between two lines of progress.
 const PROGRESS: usize = 500;
-/// Sequences without any setting.
+/// How many sequences are played by default.
 const COUNT: u64 = 200;
 
-/// What is to be played.
+/// What has to be played.
 #[derive(Debug)]
 struct Plan {
     seeds: Vec<u64>,
@@ -64,7 +65,7 @@ struct Queue {
 #[derive(Debug)]
 struct Run {
     plan: Plan,
-    /// The seeds of the plan: of hubs without links from pod to pod, and with them.
+    /// The seeds of the plan: those for hubs without links from pod to pod, then those for hubs with links.
     queues: [Queue; 2],
     begun: AtomicUsize,
     stop: CancellationToken,
@@ -130,7 +131,7 @@ impl Plan {
         }
     }
 
-    /// The steps of a sequence, and the places of those that are played.
+    /// The steps of a sequence, and the positions of those that are played.
     fn steps(&self, seed: u64) -> (Vec<Step>, Vec<usize>) {
         let steps = sequence(seed);
         let all = 0..steps.len();
@@ -158,7 +159,7 @@ impl Queue {
 // === impl Run ===
 
 impl Run {
-    /// Plays sequences until there is none left, or one of them broke a promise.
+    /// Plays sequences until none is left, or one of them has broken a promise.
     async fn work(self: Arc<Self>, place: usize) -> Result<()> {
         while let Some(queue) = self.queue(place) {
             let mut world = World::start(queue.is_linked).await.context("a world starts")?;
@@ -189,8 +190,8 @@ impl Run {
         Ok(())
     }
 
-    /// What the next world of a place is to play: the first place has the sequences with links as long as there are any, the
-    /// others the rest, and each then what is left.
+    /// What the next world of a place should play. The first place takes the sequences with links as long as there are
+    /// any, and the others take the rest; after that, each takes whatever is left.
     fn queue(&self, place: usize) -> Option<&Queue> {
         let [without, with] = &self.queues;
         let order = if place == 0 { [with, without] } else { [without, with] };
@@ -199,7 +200,7 @@ impl Run {
     }
 }
 
-/// Tells of a sequence that broke a promise, and of the shortest one found in it.
+/// Reports a sequence that broke a promise, and the shortest such sequence found in it.
 async fn report(seed: u64, sequence: &[Step], kept: Vec<usize>, outcome: Outcome) -> Result<()> {
     say(&format!(
         "seed {seed} broke a promise:\n  {}",

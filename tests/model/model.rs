@@ -1,19 +1,20 @@
-//! What users are promised: a small state that everything seen at the outside of the hubs is held against.
+//! What users are promised: a small state with which everything seen from outside the hubs is compared.
 //!
-//! It knows spokes' connections, calls, and for each hub whether it and its link are whole. It knows nothing of how
-//! hubs do what they do.
+//! It knows the connections of spokes, the calls, and for each hub whether the hub and its links are whole. It knows
+//! nothing about how hubs work.
 //!
 //! Promises
-//! - A call reaches a spoke once at most, and `delivered` is true of it. A query may reach a second one, once the first one may
-//!   be lost.
-//! - It ends once at its caller, with what its own spoke said of it, or with an error that some trouble explains; in time
-//!   after its deadline, or after its caller gave it up; never before its spoke answered, or before its deadline.
-//! - While nothing was cut, killed or registered anew, there is no trouble: a call that finds a provider is answered, one
-//!   that finds none is told so.
-//! - Items arrive in order and without a hole; a regular end, or an end of the spoke's own, comes after all of them.
-//! - Whatever else ends a call at its caller ends it at its spoke, with `call.aborted`.
-//! - Of two registrations of an instance the one with the higher fence counts: it gets the calls, and the connection of
-//!   the other one is closed with 4409. A connection is closed for no other reason.
+//! - A call reaches a spoke at most once, and what `delivered` says about it is true. A query may reach a second spoke
+//!   once the first one may be lost.
+//! - It ends once at its caller, with what its own spoke said about it, or with an error that some trouble explains. It
+//!   ends promptly after its deadline, or after its caller gave it up; and never before its spoke answered, or before
+//!   its deadline.
+//! - While nothing was cut, killed or registered again, there is no trouble: a call that finds a provider is answered,
+//!   and one that finds none is told so.
+//! - Items arrive in order and without a hole; a regular end, or an end caused by the spoke, comes after all of them.
+//! - Whatever else ends a call at its caller also ends it at its spoke, with `call.aborted`.
+//! - Of two registrations of an instance, the one with the higher fence counts: it gets the calls, and the connection
+//!   of the other one is closed with 4409. A connection is closed for no other reason.
 
 mod asked;
 mod callers;
@@ -30,20 +31,20 @@ use tokio::time::Instant;
 
 use crate::steps::{HUBS, Kind, Reply, SPOKES};
 
-/// The code with which a spoke of the test fails.
+/// The code with which a spoke of this test fails a call.
 pub(crate) const FAULT: &str = "MODEL_FAULT";
 
-/// What counts of two registrations: the higher generation, then the higher hub id.
+/// What decides between two registrations: the higher generation, then the higher hub id.
 pub(crate) type Fence = (u64, String);
 
-/// How a hub and its links are.
+/// The state of a hub and its links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// Whole, and all hubs have agreed since it was not.
+    /// Whole, and all hubs have agreed since it last was not.
     Fair,
     /// Whole again.
     Mending,
-    /// It runs, and its links are cut or held.
+    /// It runs, but its links are cut or held.
     Apart,
     /// It does not run.
     Ended,
@@ -62,17 +63,16 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) struct Leg {
     pub(crate) connection: usize,
-    /// Its name between the hub and the spoke.
+    /// The request id between the hub and the spoke.
     pub(crate) request: String,
-    /// Items sent.
+    /// How many items were sent.
     items: u64,
     /// The last thing that its spoke said, which ended it there.
     said: Option<Reply>,
-    /// The spoke was told to stop.
+    /// Whether the spoke was told to stop.
     aborted: bool,
 }
 
-/// A call.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) hub: usize,
@@ -82,17 +82,17 @@ pub(crate) struct Call {
     sent: Instant,
     /// When its caller gave it up.
     given_up: Option<Instant>,
-    /// Nothing that may trouble it has happened since before it was sent.
+    /// Whether nothing that may trouble it has happened since before it was sent.
     is_calm: bool,
-    /// There was a provider when it was sent.
+    /// Whether there was a provider when it was sent.
     has_provider: bool,
-    /// Connections whose registration was replaced, as the caller's hub knew, before it was sent.
+    /// Connections whose registration had been replaced before it was sent, as far as the caller's hub knew.
     replaced: Vec<usize>,
     legs: Vec<Leg>,
-    /// Items that arrived.
+    /// How many items arrived.
     items: u64,
     end: Option<End>,
-    /// Its caller left and need not hear of its end.
+    /// Whether its caller has left and need not learn of its end.
     is_left: bool,
 }
 
@@ -101,16 +101,16 @@ pub(crate) struct Call {
 pub(crate) struct Connection {
     pub(crate) instance: usize,
     pub(crate) hub: usize,
-    /// A registration is under way, and this is the highest fence of the instance that was known when it was asked for.
+    /// Set while a registration is under way: the instance's highest fence that was known when it was asked for.
     asking: Option<Option<Fence>>,
     has_asked: bool,
     fence: Option<Fence>,
-    /// The spoke itself ended it.
+    /// Whether the spoke itself ended it.
     has_left: bool,
     pub(crate) is_closed: bool,
     /// The code with which its hub closed it.
     code: Option<u16>,
-    /// Its hub was cut off or has ended: the others may have taken it for lost.
+    /// Whether its hub was cut off or has ended, so that the others may have taken it for lost.
     is_doubtful: bool,
 }
 
@@ -120,9 +120,9 @@ pub(crate) struct Model {
     pub(crate) calls: Vec<Call>,
     pub(crate) connections: Vec<Connection>,
     hubs: [Health; HUBS],
-    /// The callers of a hub end their WebSocket by themselves.
+    /// For each hub, whether its callers end their WebSocket by themselves.
     callers_left: [bool; HUBS],
-    /// Of each spoke: all hubs agree on its instances, and nothing has happened to them since.
+    /// For each spoke, whether all hubs agree on its instances, and nothing has happened to them since.
     calm: [bool; SPOKES],
     broken: Vec<String>,
     history: Vec<String>,
@@ -137,7 +137,7 @@ impl Call {
         self.end.is_none() && !self.is_left
     }
 
-    /// What its caller knows of its delivery.
+    /// What its caller knows about its delivery.
     fn delivered(&self) -> Delivered {
         match &self.end {
             Some(End::Output(_) | End::Completed) => Delivered::Yes,
@@ -151,7 +151,7 @@ impl Call {
         self.legs.iter().filter_map(|leg| leg.said.map(|reply| (leg, reply)))
     }
 
-    /// Whether it may reach so many spokes, by what its caller knows.
+    /// Whether it may have reached this many spokes, going by what its caller knows.
     fn may_have_reached(&self, spokes: usize) -> bool {
         match self.kind {
             Kind::Query => holds_of_query(self.delivered(), spokes),
@@ -184,13 +184,12 @@ impl Model {
         }
     }
 
-    /// Notes what happened, for who reads about a broken promise.
+    /// Notes what happened, for whoever reads about a broken promise.
     pub(crate) fn note(&mut self, what: impl AsRef<str>) {
         let at = self.begun.elapsed().as_millis();
         self.history.push(format!("{at:>6} ms  {}", what.as_ref()));
     }
 
-    /// A promise was broken.
     pub(crate) fn broke(&mut self, what: impl Into<String>) {
         let what = what.into();
         self.note(format!("BROKEN: {what}"));
@@ -211,7 +210,7 @@ impl Model {
         &self.history
     }
 
-    /// A word for each call, leg and connection: what a run has seen.
+    /// A word for each call, leg and connection, to summarize what a run has seen.
     pub(crate) fn tally(&self) -> Vec<String> {
         let calls = self.calls.iter().map(|call| match &call.end {
             Some(End::Output(_) | End::Completed) => "calls answered".to_owned(),
@@ -241,7 +240,7 @@ impl Model {
             .all(|health| matches!(health, Health::Fair | Health::Mending))
     }
 
-    /// A hub's health changes, which troubles every call.
+    /// Changes the health of a hub, which troubles every call.
     pub(crate) fn turns(&mut self, hub: usize, health: Health) {
         self.note(format!("hub {hub} is {health:?}"));
         self.hubs[hub] = health;
@@ -252,21 +251,21 @@ impl Model {
         (0..SPOKES).for_each(|spoke| self.loses(spoke));
     }
 
-    /// All hubs are whole and agree.
+    /// Notes that all hubs are whole and agree.
     pub(crate) fn is_calm(&mut self) {
         self.note("all is calm");
         self.hubs = [Health::Fair; HUBS];
         self.calm = [true; SPOKES];
     }
 
-    /// Something happens to a spoke: its calls may fail from now on.
+    /// Notes that something happens to a spoke: its calls may fail from now on.
     fn troubles(&mut self, spoke: usize) {
         self.calm[spoke] = false;
         let running = self.calls.iter_mut().filter(|call| call.spoke == spoke && call.runs());
         running.for_each(|call| call.is_calm = false);
     }
 
-    /// A connection of a spoke goes, or may go: what it had replaced may count again.
+    /// Notes that a connection of a spoke is gone, or may be: the registration that it had replaced may count again.
     fn loses(&mut self, spoke: usize) {
         self.troubles(spoke);
         let of = self.calls.iter_mut().filter(|call| call.spoke == spoke);

@@ -1,4 +1,4 @@
-//! Spokes and callers: what they send, and readers that tell the model what they see.
+//! Spokes and callers: what they send, and readers that report to the model what they see.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) enum Spelling {
     Id,
 }
 
-/// A WebSocket whose messages a task reads.
+/// A WebSocket whose incoming messages a task reads.
 #[derive(Debug)]
 pub(crate) struct Line {
     sender: Sender,
@@ -74,7 +74,7 @@ impl Line {
         })
     }
 
-    /// Sends a message about a request. What is sent over a connection that has ended is lost, as anybody's is.
+    /// Sends a message about a request. As for any peer, what is sent over a connection that has ended is lost.
     async fn say(&mut self, kind: &str, request: &str, mut payload: Value) {
         let id = match self.spelling {
             Spelling::Payload => "",
@@ -129,19 +129,18 @@ impl Line {
         }
     }
 
-    /// Says something of a call that is over.
+    /// Says something about a call that is over.
     pub(crate) async fn answer_late(&mut self, request: &str) {
         self.say("call.responded", request, json!({ "output": "late" })).await;
     }
 
-    /// Ends the connection.
     pub(crate) async fn leave(mut self, leave: Leave) {
         if leave == Leave::Close {
             drop(self.sender.close().await);
         } else {
             self.reader.abort();
         }
-        // Which ends when the hub has answered the close, or at once; the socket goes with both halves.
+        // The reader ends when the hub has answered the close, or at once; the socket goes away with both halves.
         drop(self.reader.await);
     }
 }
@@ -192,7 +191,7 @@ async fn read(mut receiver: Receiver, who: Who, scene: Arc<Scene>) {
     }
 }
 
-/// The connection has ended; a close is answered.
+/// Called when the connection has ended; answers a close.
 async fn ended(mut receiver: Receiver, who: Who, scene: &Scene, closed: Result<Closing<Value>>) {
     let code = match &closed {
         Ok(Err((code, _))) => Some(*code),
@@ -205,7 +204,7 @@ async fn ended(mut receiver: Receiver, who: Who, scene: &Scene, closed: Result<C
     while receiver.next_or_closed().await.is_ok() {}
 }
 
-/// `None` is a message that no spoke may get.
+/// Returns `None` for a message that no spoke may get.
 fn of_spoke(scene: &Scene, connection: usize, message: &Value) -> Option<()> {
     let payload = &message["payload"];
     let request = payload["requestId"].as_str()?;
@@ -229,7 +228,7 @@ fn of_spoke(scene: &Scene, connection: usize, message: &Value) -> Option<()> {
     Some(())
 }
 
-/// `None` is a message that no caller may get.
+/// Returns `None` for a message that no caller may get.
 fn of_callers(scene: &Scene, message: &Value) -> Option<()> {
     let payload = &message["payload"];
     let number = payload["requestId"].as_str()?.parse().ok()?;
@@ -251,7 +250,7 @@ fn of_callers(scene: &Scene, message: &Value) -> Option<()> {
     Some(())
 }
 
-/// The end that an error is, on the wire or as a problem document.
+/// The end that an error describes, on the wire or as a problem document.
 fn failed(error: &Value) -> Option<End> {
     Some(End::Failed {
         code: error["code"].as_str()?.to_owned(),
@@ -259,7 +258,7 @@ fn failed(error: &Value) -> Option<End> {
     })
 }
 
-/// A call over HTTP, to its end. Dropping it leaves the call.
+/// Makes a call over HTTP and waits for its end. Dropping it leaves the call.
 pub(crate) async fn call_over_http(
     http: Http,
     number: usize,

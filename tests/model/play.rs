@@ -1,7 +1,7 @@
 //! Plays a sequence against a world: each step first in the model, then on the wire.
 //!
-//! At the end all is healed, every call ended, every hub called from every other one, and every peer gone: nothing may be
-//! left of it then.
+//! At the end everything is healed, every call has ended, every hub was called from every other one, and every peer is
+//! gone: then nothing may be left of the sequence.
 
 mod hubs;
 
@@ -22,29 +22,29 @@ use crate::world::{PATIENCE, World};
 /// What a sequence has shown.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Promises that were broken.
+    /// The promises that were broken.
     pub(crate) broken: Vec<String>,
     /// What happened, line by line.
     pub(crate) history: Vec<String>,
-    /// What there was of each call and connection, to be counted.
+    /// A word for each call and connection, to be counted.
     pub(crate) tally: Vec<String>,
 }
 
 struct Play<'a> {
     world: &'a mut World,
     scene: Arc<Scene>,
-    /// Names of the spokes: new ones in each sequence.
+    /// The names of the spokes, new in each sequence.
     spokes: [String; SPOKES],
-    /// By the numbers of their connections.
+    /// Keyed by the numbers of their connections.
     spoke_lines: HashMap<usize, Line>,
-    /// By hub.
+    /// Keyed by hub.
     caller_lines: HashMap<usize, Line>,
     requests: HashMap<usize, AbortHandle>,
     tasks: TaskTracker,
 }
 
-/// Plays the steps. `number` is new to the world, and larger than those before. A world in which a promise was broken is
-/// not to be used again.
+/// Plays the steps. `number` must be new to the world, and larger than those before. A world in which a promise was
+/// broken must not be used again.
 pub(crate) async fn play(world: &mut World, number: usize, steps: &[Step]) -> Outcome {
     let mut play = Play {
         world,
@@ -120,7 +120,7 @@ impl Play<'_> {
         self.scene.with(|model| model.health(hub))
     }
 
-    /// Notes that a hub that runs is no longer whole; false for one that does not run.
+    /// Notes that a running hub is no longer whole; false if the hub does not run.
     fn turns(&self, hub: usize, health: Health) -> bool {
         self.scene.with(|model| {
             let runs = model.health(hub) != Health::Ended;
@@ -132,7 +132,7 @@ impl Play<'_> {
     }
 }
 
-/// Spokes.
+/// What spokes do.
 impl Play<'_> {
     async fn register(&mut self, instance: usize, hub: usize, anew: bool) -> Result<(), String> {
         if self.health(hub) == Health::Ended {
@@ -233,7 +233,7 @@ async fn leaves(line: Line, leave: Leave) -> Result<(), String> {
         .map_err(|_| format!("a close was not answered within {PATIENCE:?}"))
 }
 
-/// Callers.
+/// What callers do.
 impl Play<'_> {
     async fn call(
         &mut self,
@@ -293,7 +293,7 @@ impl Play<'_> {
         leaves(line, leave).await
     }
 
-    /// Nobody waits any more for these calls of a hub.
+    /// Lets nobody wait any more for those calls of a hub that `which` selects.
     fn leave_calls(&self, hub: usize, which: impl Fn(usize) -> bool) {
         self.scene.with(|model| {
             for number in model.running_at(hub) {

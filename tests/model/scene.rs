@@ -1,4 +1,4 @@
-//! The model behind a lock, and waiting until it has seen something.
+//! The model behind a lock, and a way to wait until it has seen something.
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::model::Model;
 use crate::world::PATIENCE;
 
-/// The model of a sequence, which every connection's reader tells what it sees.
+/// The model of a sequence, to which the reader of every connection reports what it sees.
 #[derive(Debug)]
 pub(crate) struct Scene {
     model: Mutex<Model>,
@@ -34,7 +34,7 @@ impl Scene {
     /// Waits until the model has seen something.
     ///
     /// # Errors
-    /// It has not within [`PATIENCE`]: what was missing last.
+    /// The model has not seen it within [`PATIENCE`]: returns what was last missing.
     pub(crate) async fn sees(&self, look: impl Fn(&Model) -> Result<(), String>) -> Result<(), String> {
         let end = Instant::now() + PATIENCE;
         let mut changed = self.changed.subscribe();

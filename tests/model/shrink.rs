@@ -1,8 +1,9 @@
-//! Takes steps out of a sequence that broke a promise for as long as it still breaks one.
+//! Removes steps from a sequence that broke a promise, as long as it still breaks one.
 //!
-//! An own one of few lines, and not `proptest-state-machine`: that one drives a synchronous system of its own for each
-//! case, and takes a case that passes once for one that passes always. Here a world of hubs serves many sequences, and what
-//! a sequence does depends on when messages cross: what passes is played again before it is believed.
+//! This is a short implementation of our own rather than `proptest-state-machine`, which drives a synchronous system of
+//! its own for each case, and believes that a case that passes once always passes. Here one world of hubs serves many
+//! sequences, and what a sequence does depends on when messages cross: a sequence that passes is played again before it
+//! is believed.
 
 use std::time::Duration;
 
@@ -13,24 +14,24 @@ use crate::play::{Outcome, play};
 use crate::steps::Step;
 use crate::world::World;
 
-/// So often a shorter sequence is played before it counts as one that breaks nothing.
+/// How often a shorter sequence is played before it counts as one that breaks nothing.
 const PLAYS: usize = 4;
-/// Time for all of it.
+/// The time for the whole search.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A sequence that breaks a promise.
 #[derive(Debug)]
 pub(crate) struct Shrunk {
-    /// Its steps, by their places in the whole sequence.
+    /// Its steps, by their positions in the whole sequence.
     pub(crate) kept: Vec<usize>,
-    /// What the last play of it that broke a promise has shown.
+    /// What its last play that broke a promise has shown.
     pub(crate) outcome: Outcome,
 }
 
-/// Shrinks the steps `kept` of a sequence, which broke a promise with this outcome, in worlds of its kind.
+/// Shrinks the steps `kept` of a sequence that broke a promise with this outcome, in worlds of its kind.
 ///
 /// # Errors
-/// No world starts.
+/// A world does not start.
 pub(crate) async fn shrink(
     (sequence, is_linked): (&[Step], bool),
     kept: Vec<usize>,

@@ -1,21 +1,21 @@
-//! The steps of a sequence, made of a seed.
+//! The steps of a sequence, derived from a seed.
 //!
-//! A step names what it acts on by a number that counts among what there is when its turn comes ("the third call that
-//! runs"), and does nothing where there is none. So a sequence from which steps were taken is still a sequence, which is
-//! what the shrinker needs.
+//! A step names what it acts on by a number that counts among what there is when its turn comes ("the third running
+//! call"), and does nothing if there is none. So a sequence remains a sequence when steps are removed, which is what
+//! the shrinker needs.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// Hubs of a world.
+/// The number of hubs in a world.
 pub(crate) const HUBS: usize = 3;
-/// The spoke of each instance: two share the calls of the first spoke, the other one is alone.
+/// The spoke of each instance: two share the calls of the first spoke, and one is alone.
 pub(crate) const SPOKE_OF: [usize; 3] = [0, 0, 1];
-/// Spokes of a sequence.
+/// The number of spokes in a sequence.
 pub(crate) const SPOKES: usize = 2;
 
-/// What an operation is.
+/// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Query,
@@ -23,12 +23,12 @@ pub(crate) enum Kind {
     Subscription,
 }
 
-/// Where a call comes from, at some hub.
+/// How a call enters a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// One WebSocket for each hub, which many calls share.
+    /// Over the hub's one WebSocket for callers, which many calls share.
     Socket,
-    /// A request of its own; server-sent events for a subscription.
+    /// In a request of its own; a subscription uses server-sent events.
     Http,
 }
 
@@ -37,29 +37,28 @@ pub(crate) enum Way {
 pub(crate) enum Leave {
     /// With a close frame.
     Close,
-    /// The socket is gone.
+    /// The socket just vanishes.
     Vanish,
 }
 
-/// What a spoke says of a call.
+/// What a spoke says about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// The output; of a subscription its regular end.
+    /// The output; for a subscription, its regular end.
     Good,
-    /// So many items of a subscription; the output of anything else.
+    /// This many items of a subscription; the output of anything else.
     Items(u64),
     /// An error of its own.
     Fault,
-    /// `call.aborted`: the spoke stops by itself.
+    /// `call.aborted`: the spoke stops on its own.
     GiveUp,
 }
 
-/// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// An instance registers at a hub: over the connection that it has there, or over a new one.
+    /// An instance registers at a hub, over the connection that it has there or over a new one.
     Register { instance: usize, hub: usize, anew: bool },
-    /// A call of a spoke's operation enters at a hub.
+    /// A call to a spoke's operation enters at a hub.
     Call {
         hub: usize,
         way: Way,
@@ -69,7 +68,7 @@ pub(crate) enum Step {
     },
     /// The spoke answers one of the calls that it runs.
     Answer { pick: usize, reply: Reply },
-    /// A spoke says something of a call that has ended for it.
+    /// A spoke says something about a call that has ended for it.
     Late { pick: usize },
     /// A caller gives up one of its calls.
     Abort { pick: usize },
@@ -77,15 +76,15 @@ pub(crate) enum Step {
     LoseSpoke { pick: usize, leave: Leave },
     /// The WebSocket of a hub's callers ends, with all their calls.
     LoseCaller { hub: usize, leave: Leave },
-    /// The links of a hub are cut: the one to Redis, and those that other hubs have dialled to it where they do that.
+    /// The links of a hub are cut: the one to Redis, and, if there are any, those that other hubs have dialled to it.
     Cut { hub: usize },
-    /// The links of a hub pass nothing; with a cut after it what they held is lost.
+    /// The links of a hub pass nothing; if a cut follows, what they held is lost.
     Hold { hub: usize },
-    /// The links of a hub are whole again; a hub that was killed starts anew.
+    /// The links of a hub become whole again; a hub that was killed is started again.
     Heal { hub: usize },
-    /// A hub ends: as a process that dies, or as one that is told to end.
+    /// A hub ends: like a process that dies, or like one that is told to end.
     Kill { hub: usize, drains: bool },
-    /// Waits until all that was begun has settled, where nothing is cut or killed.
+    /// Waits until everything that was begun has settled, unless something is cut or killed.
     Calm,
 }
 
@@ -104,7 +103,7 @@ impl Step {
     }
 }
 
-/// Whether hubs have links from pod to pod in the sequence of a seed: in a quarter of all.
+/// Whether hubs have links from pod to pod in the sequence of a seed, which is so in a quarter of all.
 pub(crate) fn is_linked(seed: u64) -> bool {
     seed.is_multiple_of(4)
 }
@@ -112,20 +111,21 @@ pub(crate) fn is_linked(seed: u64) -> bool {
 /// The sequence of a seed.
 pub(crate) fn sequence(seed: u64) -> Vec<Step> {
     let mut chance = Rng::with_seed(seed);
-    // Links that break take their time, a hub that dies takes the others a lease to notice: not in each sequence.
+    // Not every sequence has faults: broken links take time, and it takes the others a lease to notice that a hub has
+    // died.
     let faults = match chance.u8(..100) {
         0..50 => Faults::None,
         50..92 => Faults::Links,
         _ => Faults::Hubs,
     };
     let count = chance.usize(6..40);
-    // Each spoke has an instance to begin with.
+    // Gives each spoke an instance to begin with.
     let mut steps: Vec<Step> = [0, 2].map(|instance| register(&mut chance, instance)).into();
     steps.push(Step::Calm);
     while steps.len() < count {
         let next = step(&mut chance, faults);
         if next.is_fault() && chance.bool() {
-            // Calls that run when it happens.
+            // Begins calls that are running when the fault happens.
             (0..chance.usize(1..4)).for_each(|_| steps.push(call(&mut chance)));
             steps.push(Step::Calm);
         }
@@ -195,7 +195,7 @@ fn call(chance: &mut Rng) -> Step {
     };
     let way = if chance.u8(..4) == 0 { Way::Http } else { Way::Socket };
     let limit = match (chance.u8(..6), way, kind) {
-        // Server-sent events have an end where their reader sees it.
+        // The end of server-sent events is where their reader sees it.
         (_, Way::Http, Kind::Subscription) => None,
         (0, ..) => Some(Duration::from_millis(chance.u64(20..400))),
         _ => None,

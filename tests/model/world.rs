@@ -1,8 +1,9 @@
-//! Three hubs that many sequences share, each with a link to Redis that can be cut, and with links from pod to pod or without;
-//! and what they say of themselves.
+//! Three hubs that many sequences share, each with a link to Redis that can be cut, and with or without links from pod
+//! to pod; and what they say about themselves.
 //!
-//! - Where there are links, what happens to a hub's link to Redis happens to those that others have dialled to it, too. The first
-//!   hub dials all others and the last one none: so each hub keeps other links than the one before, from all of them to none.
+//! - If there are links between the hubs, whatever happens to a hub's link to Redis also happens to those that other
+//!   hubs have dialled to it. The first hub dials all others and the last one dials none, so each hub keeps fewer links
+//!   than the one before it, from all of them to none.
 //! - Everything is asked over HTTP: the API at the main port, metrics and readiness at the management port.
 
 use std::collections::BTreeSet;
@@ -20,11 +21,11 @@ use tokio::time::Instant;
 use crate::model::Fence;
 use crate::steps::HUBS;
 
-/// Longest wait for what must come.
+/// The longest wait for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// A link that was held for less was not given up by its hub: it is probed after seconds of silence.
+/// A link held for less than this was not given up by its hub, which probes it after seconds of silence.
 const SHORT: Duration = Duration::from_millis(500);
-/// Operations of each spoke.
+/// The number of operations of each spoke.
 pub(crate) const OPERATIONS: usize = 3;
 
 /// The hubs.
@@ -37,7 +38,7 @@ pub(crate) struct World {
     is_linked: bool,
 }
 
-/// How the links of a hub are.
+/// The state of a hub's links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Whole,
@@ -48,7 +49,7 @@ enum State {
 // === impl World ===
 
 impl World {
-    /// Three hubs, with links from pod to pod or without.
+    /// Starts three hubs, with or without links from pod to pod.
     pub(crate) async fn start(is_linked: bool) -> Result<Self> {
         let (cluster, links) = Cluster::behind_links(HUBS, is_linked, settings).await?;
         let client = |hub| Http::new(cluster.url(hub), cluster.admin());
@@ -62,7 +63,7 @@ impl World {
         })
     }
 
-    /// Ends the hubs, which may have ended before.
+    /// Ends the hubs, some of which may have ended before.
     pub(crate) async fn end(self) {
         futures::future::join_all(self.cluster.hubs.iter().map(|hub| hub.kill())).await;
     }
@@ -84,7 +85,7 @@ impl World {
         self.states[hub] = State::Cut;
     }
 
-    /// Nothing passes its links until they are healed or cut.
+    /// Holds a hub's links: nothing passes until they are healed or cut.
     pub(crate) fn hold(&mut self, hub: usize) {
         if self.states[hub] == State::Whole {
             self.links[hub].hold();
@@ -92,8 +93,8 @@ impl World {
         }
     }
 
-    /// Makes the links of a hub whole. Those that it may have given up are cut first, and those that were cut are seen to be
-    /// down: so that no break is noticed after it.
+    /// Makes the links of a hub whole. Links that it may have given up are cut first, and links that were cut must be
+    /// seen to be down, so that no break is noticed afterwards.
     pub(crate) async fn heal(&mut self, hub: usize) -> Result<(), String> {
         match self.states[hub] {
             State::Held(since) if since.elapsed() >= SHORT => self.cut(hub),
@@ -132,7 +133,7 @@ impl World {
         Ok(())
     }
 
-    /// Waits until a hub has its link to Redis, and one with each other hub where there are such.
+    /// Waits until a hub has its link to Redis, and, if there are links between hubs, one with each other hub.
     pub(crate) async fn is_up(&self, hub: usize) -> Result<(), String> {
         self.redis_is(hub, "up").await?;
         self.links_are(hub, "up", |up| up == HUBS - 1).await
@@ -142,7 +143,7 @@ impl World {
         self.cluster.redis_is(hub, wanted, PATIENCE).await
     }
 
-    /// Waits until so many of the links from pod to pod of a hub are up.
+    /// Waits until the number of a hub's links from pod to pod that are up satisfies `is_so`.
     async fn links_are(&self, hub: usize, wanted: &str, is_so: impl Fn(usize) -> bool) -> Result<(), String> {
         if !self.is_linked {
             return Ok(());
@@ -162,7 +163,8 @@ impl World {
         .await
     }
 
-    /// Waits until a hub lists these instances of a spoke and no other, and knows each of its operations if there are any.
+    /// Waits until a hub lists exactly these instances of a spoke, and knows each of its operations if there are any
+    /// instances.
     pub(crate) async fn knows(&self, hub: usize, spoke: &str, wanted: &BTreeSet<(usize, Fence)>) -> Result<(), String> {
         let what = format!("hub {hub} knows {wanted:?} of {spoke}");
         try_until_within(&what, PATIENCE, || async {
@@ -186,7 +188,7 @@ impl World {
     }
 
     async fn listed(&self, hub: usize, spoke: &str) -> Result<BTreeSet<(usize, Fence)>> {
-        // All spokes of a sequence begin with its name, which is no spoke's.
+        // The names of all spokes of a sequence begin with the sequence's name, which itself is no spoke's.
         let (before, _) = spoke.split_at(spoke.len() - 1);
         let path = format!("/v1/spokes?limit=2&cursor={before}");
         let answer = self.http(hub).send("GET", &path, None).await?;
@@ -215,15 +217,16 @@ impl World {
     }
 }
 
-/// Settings of a hub whose end is noticed soon, and that no rate or deadline of its own disturbs.
+/// Settings of a hub whose end is noticed soon, and that no rate limit or deadline of its own disturbs.
 fn settings(config: &mut HubConfig) {
     const MANY: u32 = 1_000_000;
     config.server.requests_per_second_per_key = MANY;
     config.server.messages_per_second_per_key = MANY;
     config.server.drain_timeout = Duration::from_millis(300);
-    // Sequences wait for the lease of a hub that was killed; a busy machine must not lose one that lives.
+    // Sequences wait for the lease of a killed hub to expire; but a busy machine must not let a living hub lose its
+    // lease.
     config.events.lease_ttl = Duration::from_secs(4);
     config.events.lease_interval = Duration::from_millis(500);
-    // A call that hangs is one that PATIENCE finds.
+    // A call that hangs should be found by PATIENCE.
     config.calls.default_timeout = PATIENCE * 3;
 }

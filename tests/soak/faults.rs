@@ -1,4 +1,4 @@
-//! One fault after the other, and after each the proof that all is well again.
+//! One fault after another, and after each the proof that all is well again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{Run, say};
 enum Fault {
     /// A hub dies without a word and comes back.
     KillHub,
-    /// A hub is told to end and comes back: a roll-out.
+    /// A hub is told to end and comes back, as in a roll-out.
     EndHub,
     /// A hub stands still for some seconds.
     FreezeHub,
@@ -39,7 +39,7 @@ const FAULTS: [Fault; 6] = [
     Fault::FreezeRedis,
     Fault::Storm,
 ];
-/// Spokes of a storm.
+/// How many spokes a storm has.
 const STORM: usize = 20;
 
 /// Waits until every hub answers a call to a spoke.
@@ -59,7 +59,7 @@ pub(crate) async fn all_answer(run: &Run) {
     }
 }
 
-/// Injects faults until the time is up; the last one is healed.
+/// Injects faults until the time is up; the last one is healed too.
 pub(crate) async fn inject(run: &Run, chance: &mut Rng, end: Instant) {
     let begun = Instant::now();
     while Instant::now() < end && pause(run, Duration::from_millis(chance.u64(1_000..5_000))).await {
@@ -112,7 +112,7 @@ async fn come_back(run: &Run, hub: usize, time: Duration, signal: Signal) -> Res
     run.hubs.launch(hub).await
 }
 
-/// Spokes of other names, so that no call waits for one of them.
+/// Registers spokes under other names, so that no call waits for one of them.
 async fn storm(run: &Run, hub: usize) -> Result<()> {
     let one = |number: usize| async move {
         let mut peer = Peer::connect(&run.hubs.url(hub), run.hubs.key()).await?;

@@ -1,4 +1,4 @@
-//! What a run has seen, and what of it breaks a promise.
+//! What a run has seen, and which of it breaks a promise.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::say;
 
-/// Broken promises that are printed; the rest are counted.
+/// How many broken promises are printed; the rest are only counted.
 const SHOWN: usize = 20;
 
 /// Counts of one run.
@@ -26,33 +26,31 @@ pub(crate) struct Ledger {
 // === impl Ledger ===
 
 impl Ledger {
-    /// Counts something.
     pub(crate) fn count(&self, what: impl Into<String>) {
         *self.counts.lock().entry(what.into()).or_default() += 1;
     }
 
-    /// A promise was broken.
     pub(crate) fn broken(&self, what: String) {
         say(&format!("BROKEN: {what}"));
         self.broken.lock().push(what);
     }
 
-    /// The number of a new mutation.
+    /// Returns the number of a new mutation.
     pub(crate) fn mutation(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A spoke runs it.
+    /// Notes that a spoke runs the mutation.
     pub(crate) fn ran(&self, number: u64) {
         self.mutations.lock().entry(number).or_default().1 += 1;
     }
 
-    /// Its caller was told.
+    /// Notes what the mutation's caller was told.
     pub(crate) fn told(&self, number: u64, told: Delivered) {
         self.mutations.lock().entry(number).or_default().0 = Some(told);
     }
 
-    /// Judges an answer to a call of `input`, and says what its caller knows now.
+    /// Judges an answer to a call of `input`, and returns what its caller now knows.
     pub(crate) fn judge(&self, operation: &str, input: &Value, answer: &Answer) -> Delivered {
         if answer.status == 200 {
             self.count("calls answered");
@@ -69,7 +67,7 @@ impl Ledger {
         delivered(answer.body["delivered"].as_str())
     }
 
-    /// Prints everything; whether a promise was broken.
+    /// Prints everything; returns whether a promise was broken.
     pub(crate) fn report(&self, seed: u64, resident: &[u64]) -> bool {
         for (number, (told, runs)) in &*self.mutations.lock() {
             if !holds(told.unwrap_or(Delivered::Maybe), *runs) {

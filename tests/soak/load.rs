@@ -1,4 +1,4 @@
-//! What goes on all the time: spokes that come and go, callers, publishers with their subscribers.
+//! What goes on all the time: spokes that come and go, callers, and publishers with their subscribers.
 
 use std::future::pending;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use tokio::time::timeout;
 
 use crate::Run;
 
-/// Between two calls of a caller, and two events of a topic.
+/// The time between two calls of a caller, and between two events of a topic.
 const PACE: Duration = Duration::from_millis(10);
-/// Before somebody whose hub is away tries again.
+/// How long a peer whose hub is away waits before it tries again.
 const RETRY: Duration = Duration::from_millis(200);
-/// Longest way of an event that the hub has taken; faults are shorter.
+/// The longest that an event accepted by the hub may take to arrive; faults are shorter.
 const DELIVERY: Duration = Duration::from_secs(20);
-/// Events of a topic before its subscriber and its publisher change hubs.
+/// How many events a topic has before its subscriber and its publisher change hubs.
 const EVENTS: u64 = 300;
 
-/// Lets time pass; `false` when the run ends.
+/// Lets time pass; `false` once the run ends.
 pub(crate) async fn pause(run: &Run, time: Duration) -> bool {
     let passed = timeout(time, pending::<()>());
     tokio::select! {
@@ -76,7 +76,7 @@ async fn serve(run: &Run, hub: usize, calls: u32) -> Result<()> {
     Ok(())
 }
 
-/// A caller at whatever hub, one call at a time.
+/// A caller at any of the hubs, with one call at a time.
 pub(crate) async fn caller(run: Run, seed: u64) {
     let mut chance = Rng::with_seed(seed);
     let clients: Vec<Http> = (0..run.hubs.count()).map(|hub| run.hubs.http(hub)).collect();
@@ -105,7 +105,7 @@ pub(crate) async fn caller(run: Run, seed: u64) {
     }
 }
 
-/// A topic: its publisher at one hub, its subscriber at another, until one of them loses its hub.
+/// A topic: its publisher on one hub and its subscriber on another, until either loses its hub.
 pub(crate) async fn topic(run: Run, seed: u64, name: u64) {
     let mut chance = Rng::with_seed(seed);
     for epoch in 0_u64.. {
@@ -149,7 +149,7 @@ async fn publish(run: &Run, from: usize, to: usize, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// The event that was just taken is the next; or a gap, or the end of the stream.
+/// Expects the event that was just accepted to be the next one, or a gap, or the end of the stream.
 async fn receive(run: &Run, reader: &mut Sse, number: u64, id: &str) -> Result<()> {
     let Ok(next) = timeout(DELIVERY, reader.next()).await else {
         run.ledger

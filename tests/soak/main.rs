@@ -1,14 +1,14 @@
-//! `make soak`: hubs as processes under calls, events and registrations, while hubs, spokes and Redis are ended.
+//! `make soak`: hubs run as processes under calls, events and registrations, while hubs, spokes and Redis are ended.
 //!
 //! What must hold, whatever happens:
 //! - An answer is the answer to its call.
-//! - A mutation runs once when it was answered, never when the error says `delivered: no`, and never twice.
-//! - An event that the hub took comes to each subscriber, in order, or a gap or the stream's end stands in its place.
-//! - An error is one that trouble explains; none is the hub's own fault or about a key that is good.
+//! - A mutation that was answered ran once; one whose error says `delivered: no` never ran; none ran twice.
+//! - An event that a hub accepted reaches each subscriber, in order, or a gap or the end of the stream takes its place.
+//! - An error is one that the faults explain; none is the hub's own fault or concerns a valid key.
 //! - After each fault every hub answers calls again within a minute.
 //!
-//! The seed decides the faults and their order; the interleaving is the machine's. What was seen is printed, and a run
-//! that saw anything else fails.
+//! The seed decides the faults and their order; how everything interleaves is up to the machine. The run prints what it
+//! saw, and fails if it saw anything else.
 
 mod faults;
 mod ledger;

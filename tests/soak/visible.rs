@@ -1,15 +1,16 @@
-//! `--visible`: whether what is acknowledged as registered can be called through every other hub at once.
+//! `--visible`: whether a spoke whose registration is acknowledged can be called through every other hub at once.
 //!
-//! Some lanes work side by side: in each a spoke registers at one hub, and as soon as it is told so its operation is called
-//! some times, each time through another hub by chance. A call that fails is counted by its code, and called again, so that it
-//! is seen how long it takes; it breaks a promise unless the answer to the registration named the hub.
+//! Several lanes work side by side. In each, a spoke registers at one hub, and as soon as that is acknowledged its
+//! operation is called several times, each time through another hub chosen at random. A call that fails is counted by
+//! its code and called again, to see how long it takes to succeed; it breaks a promise unless the answer to the
+//! registration named the hub.
 //!
-//! The hubs have links from pod to pod. With `--faults` a hub is killed, a hub is drained and Redis is killed, in turn and again
-//! and again, while the lanes go on. What is called of a spoke whose own hub is in trouble is counted apart: the spoke is gone
-//! with it.
+//! The hubs have links from pod to pod. With `--faults` a hub is killed, a hub is drained and Redis is killed, in turn
+//! and over and over, while the lanes continue. Calls to a spoke whose own hub is in trouble are counted separately,
+//! because the spoke is gone with its hub.
 //!
-//! From the acknowledgement to the output 99 of a hundred calls take 100 ms at most: those that no fault meets from their
-//! beginning to their end. How long the others take is printed, and how many calls are in neither figure.
+//! Of the calls that no fault touches from beginning to end, 99 % take at most 100 ms from the acknowledgement to the
+//! output. How long the others take is printed, as is how many calls are in neither figure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,34 +31,34 @@ use tokio_util::sync::CancellationToken;
 use crate::load::pause;
 use crate::{Run, say};
 
-/// Between two tries of a call that failed.
+/// The time between two tries of a call that failed.
 const AGAIN: Duration = Duration::from_millis(2);
 
-/// A call that has not succeeded by then never will.
+/// A call that has not succeeded after this long never will.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What 99 of a hundred calls take at most while nothing fails.
+/// What 99 % of the calls take at most while nothing fails.
 const P99: Duration = Duration::from_millis(100);
 
-/// How long what was killed is away.
+/// How long a killed process stays away.
 const AWAY: Duration = Duration::from_millis(1_500);
 
-/// Between two faults.
+/// The time between two faults.
 const REST: Duration = Duration::from_secs(3);
 
-/// Registrations between two lines about how far it is.
+/// How many registrations pass between two lines of progress.
 const PROGRESS: usize = 1_000;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Spokes that register, in all.
+    /// How many spokes register in total.
     pub(crate) registrations: usize,
-    /// Calls right after each registration.
+    /// How many calls follow each registration.
     pub(crate) calls: usize,
-    /// Registrations side by side.
+    /// How many registrations run side by side.
     pub(crate) lanes: usize,
-    /// Hubs and Redis fail meanwhile.
+    /// Whether hubs and Redis fail in the meantime.
     pub(crate) faults: bool,
 }
 
@@ -68,29 +69,29 @@ struct Work {
     plan: Plan,
     clients: Vec<Http>,
     next: AtomicUsize,
-    /// Of each hub: odd while it is in trouble, and another number after it.
+    /// A counter for each hub: odd while the hub is in trouble, and different after each trouble.
     troubles: Vec<AtomicU64>,
-    /// Odd while anything is in trouble, and another number after it.
+    /// The same for the whole: odd while anything is in trouble.
     faults: AtomicU64,
     times: Mutex<Times>,
 }
 
-/// How long it took, and how often that does not count.
+/// How long things took, and how often that does not count.
 #[derive(Debug, Default)]
 struct Times {
-    /// From the message `hub.register` to its answer.
+    /// From the `hub.register` message to its answer.
     registered: Vec<Duration>,
     /// From that answer to the output of a call through another hub, while nothing failed ...
     calm: Vec<Duration>,
-    /// ... and where a fault was under way.
+    /// ... and while a fault was under way.
     disturbed: Vec<Duration>,
-    /// Calls that were made.
+    /// How many calls were made.
     made: usize,
-    /// Calls through hubs that the answer to the registration named.
+    /// How many went through hubs that the answer to the registration named.
     named: usize,
-    /// Calls of spokes whose own hub was in trouble.
+    /// How many were to spokes whose own hub was in trouble.
     homeless: usize,
-    /// Calls without an answer: the hub that was called was in trouble.
+    /// How many had no answer because the called hub was in trouble.
     unanswered: usize,
 }
 
@@ -98,7 +99,7 @@ struct Times {
 #[derive(Debug)]
 struct Registered {
     home: usize,
-    /// The troubles of its hub when it came.
+    /// The trouble counter of its hub when it registered.
     troubles: u64,
     operation: String,
     /// The hub's answer.
@@ -112,7 +113,7 @@ enum Fault {
     Redis,
 }
 
-/// Registers and calls as the plan says; the seed decides which hubs are called and which fail.
+/// Registers and calls according to the plan; the seed decides which hubs are called and which fail.
 pub(crate) async fn visible(run: &Run, plan: Plan, seed: u64) -> Result<()> {
     let count = run.hubs.count();
     let work = Arc::new(Work {
@@ -146,7 +147,7 @@ pub(crate) async fn visible(run: &Run, plan: Plan, seed: u64) -> Result<()> {
 // === impl Times ===
 
 impl Times {
-    /// Prints everything; what is not as it should be.
+    /// Prints everything; returns what is not as it should be.
     fn report(mut self) -> Option<String> {
         for times in [&mut self.registered, &mut self.calm, &mut self.disturbed] {
             times.sort_unstable();
@@ -204,7 +205,7 @@ impl Work {
         }
     }
 
-    /// A hub that is not in trouble, and is another one.
+    /// Picks a hub that is not in trouble and is not `not`.
     fn pick(&self, chance: &mut Rng, not: Option<usize>) -> Option<usize> {
         let is_there = |hub: &usize| Some(*hub) != not && self.troubles(*hub).is_multiple_of(2);
         let there: Vec<usize> = (0..self.troubles.len()).filter(is_there).collect();
@@ -240,12 +241,12 @@ impl Work {
         Ok(())
     }
 
-    /// Whether the hub of a spoke is as it was when the spoke came.
+    /// Whether the spoke's hub has had no trouble since the spoke registered.
     fn is_well(&self, registered: &Registered) -> bool {
         registered.troubles.is_multiple_of(2) && self.troubles(registered.home) == registered.troubles
     }
 
-    /// Calls until it is answered, or the spoke may be gone.
+    /// Repeats a call until it is answered, or the spoke may be gone.
     async fn call(&self, registered: &Registered, hub: usize) -> Result<()> {
         let (began, ledger) = (Instant::now(), &self.run.ledger);
         let (operation, may_fail) = (&registered.operation, registered.is_lagging(hub));
@@ -257,7 +258,7 @@ impl Work {
             let is_well = self.is_well(registered);
             let answer = match answer {
                 Ok(answer) => answer,
-                // The hub that was called is gone, not what it knew.
+                // Only trouble at the called hub excuses a missing answer; it says nothing about what that hub knew.
                 Err(error) if self.troubles(hub) == before && before.is_multiple_of(2) => return Err(error),
                 Err(_) => {
                     ledger.count("calls without an answer, of a hub in trouble");
@@ -292,7 +293,7 @@ impl Work {
         bail!("{operation} cannot be called through hub {hub}")
     }
 
-    /// One fault after the other, until the lanes are done; the last one is healed.
+    /// Injects one fault after another until the lanes are done; the last one is healed too.
     async fn fail(&self, done: &CancellationToken, mut chance: Rng) -> Result<()> {
         let resting = || done.run_until_cancelled(pause(&self.run, REST));
         if !self.plan.faults {
@@ -342,7 +343,7 @@ impl Work {
 // === impl Registered ===
 
 impl Registered {
-    /// Whether the hub of the registration said that another one may not have it.
+    /// Whether the answer to the registration said that this hub may not know it yet.
     fn is_lagging(&self, hub: usize) -> bool {
         let pod = format!("{}-", Hubs::pod(hub));
         let lagging = self.answer["laggingHubs"].as_array().into_iter().flatten();
@@ -363,7 +364,7 @@ async fn echo(peer: &mut Peer) -> Result<()> {
     }
 }
 
-/// The time of so many of a hundred, of sorted ones.
+/// A percentile of sorted times.
 fn part(times: &[Duration], part: usize) -> Duration {
     let at = (times.len() * part).div_ceil(100).saturating_sub(1);
     times.get(at).copied().unwrap_or_default()

@@ -254,7 +254,7 @@ impl Balance {
             return Sign::Leaving;
         }
         if self.losses.are_returning() {
-            return Sign::Open; // A refusal would keep them away for longer than they have to be.
+            return Sign::Open; // A refusal would keep those peers away for longer than necessary.
         }
         let Some(raise) = levels.raise(membership, own) else {
             return Sign::Open;
@@ -308,7 +308,7 @@ impl Balance {
     fn drain(&mut self, now: Duration, look: &BalanceLook<'_>, pace: f64) -> Decision {
         self.shedding = false;
         if now < *self.draining_since.get_or_insert(now) + self.rule.lag {
-            return Decision::Hold(Why::Watching); // Until all pods that begin to drain together know of each other.
+            return Decision::Hold(Why::Watching); // Pods that begin to drain together must first know of each other.
         }
         let targets = look.targets_of_drain();
         if targets.is_empty() {

@@ -34,7 +34,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         }
     }
 
-    /// Sends a message.
     pub(crate) async fn say(&mut self, message: String) -> Result<(), Error> {
         let mut batch = Batch::new(self.role);
         batch.message(MessageKind::Binary, Bytes::from(message));
@@ -48,7 +47,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         self.write(batch).await
     }
 
-    /// The next message.
     pub(crate) async fn hear(&mut self) -> Result<String, Error> {
         loop {
             let mut input = self.rest.as_slice();

@@ -1,7 +1,7 @@
 //! The links from pod to pod: one WebSocket for each two hubs, beside their link to Redis.
 //!
-//! A [`PeerConnector`] is a hub's part in them before it starts. [`PeerLinks`] is the handle: it sends a message to a hub to
-//! which there is a link, and is told which hubs there are. What comes is given to the [`PeerReceiver`].
+//! A [`PeerConnector`] is a hub's side of them before it starts. [`PeerLinks`] is the handle: it sends messages to the
+//! hubs to which there is a link, and is told which hubs there are. What comes is passed to the [`PeerReceiver`].
 //!
 //! Promises
 //! - The hub with the smaller id dials the other one, and again after each loss, with a back-off; so there is one link for

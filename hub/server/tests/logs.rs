@@ -1,5 +1,5 @@
-//! The log: what it must never contain. Alone in its process, since what a thread logs depends on what other
-//! subscribers listen to.
+//! What the log must never contain. Alone in its process, because what a thread logs depends on what other subscribers
+//! listen to.
 
 #[expect(dead_code, reason = "the other tests use more of it")]
 #[path = "server/harness.rs"]
@@ -44,7 +44,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// At the level of `debug`, with everything that the crates of alkhub say.
+/// At the `debug` level, with everything that the crates of alkhub log.
 #[tokio::test]
 async fn keys_tokens_and_payloads_are_never_logged() {
     let log = Log::default();

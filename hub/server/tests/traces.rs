@@ -1,4 +1,4 @@
-//! Traces by OTLP: alone in a process, because telemetry is set up once for it.
+//! Traces over OTLP: alone in a process, because telemetry is set up only once per process.
 
 #[expect(dead_code, reason = "the other tests use more of it")]
 #[path = "server/harness.rs"]
@@ -23,7 +23,7 @@ const TRACE: [u8; 16] = [
 ];
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// Answers requests until one body holds the trace's id; the head of that request.
+/// Answers requests until a body contains the trace's id; returns the head of that request.
 async fn collect(collector: TcpListener) -> String {
     loop {
         let (mut socket, _) = collector.accept().await.expect("a connection");

@@ -1,4 +1,4 @@
-//! Callers over HTTP, at whatever hub is there, and publishers.
+//! Callers over HTTP, at whichever hub is there, and publishers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::run::Run;
 use crate::schedule::HUBS;
 use crate::world::PATIENCE;
 
-/// Between two events.
+/// The time between two events.
 const BETWEEN: Duration = Duration::from_millis(50);
 
-/// Calls one operation after the other.
+/// Makes one call after another.
 pub(crate) async fn call(run: Run) {
     let (mut chance, mut clients) = (run.chance(400), HashMap::<String, Http>::new());
     while !run.stop.is_cancelled() {
@@ -28,7 +28,8 @@ pub(crate) async fn call(run: Run) {
         if let Some(url) = run.places.url(hub) {
             let http = clients.entry(url.clone()).or_insert_with(|| Http::new(url, &*run.key));
             let call = run.begins(&operation, kind);
-            // Without an answer its connection broke; one that is not answered in time has no end.
+            // `None` means that the connection broke; a call that is not answered in time counts as one that never
+            // ended.
             let answer = timeout(PATIENCE, send(http, &operation, call.number)).await;
             match answer {
                 Ok(Some(end)) => call.ends(end),
@@ -58,7 +59,7 @@ async fn send(http: &Http, operation: &str, number: u64) -> Option<End> {
     })
 }
 
-/// Publishes through one hub, whichever process that is, until the run stops.
+/// Publishes through one hub, whichever process serves it, until the run stops.
 pub(crate) async fn publish(run: Run, hub: usize) {
     let mut client: Option<(String, Http)> = None;
     let (mut publisher, mut number) = (0, 0);
@@ -85,7 +86,7 @@ pub(crate) async fn publish(run: Run, hub: usize) {
     }
 }
 
-/// Publishes one event; whether the hub took it.
+/// Publishes one event; returns whether the hub accepted it.
 pub(crate) async fn is_taken(http: &Http, topic: &str, event: &serde_json::Value) -> bool {
     let path = format!("/v1/events/{}", topic.replacen(':', "/", 1));
     let answer = timeout(TIMEOUT, http.send("POST", &path, Some(event))).await;

@@ -1,4 +1,5 @@
-//! A caller that speaks the origin's plain wire over one WebSocket: each end that a hub tells is seen, a second one too.
+//! A caller that speaks the origin's plain wire over a WebSocket: it sees every end that a hub sends, even a second
+//! one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use super::{TIMEOUT, rest};
 use crate::ledger::{End, Kind};
 use crate::run::{Run, Waiting};
 
-/// Between two connections.
+/// The time between two connections.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Calls at once.
+/// How many calls run at once.
 const MOST: usize = 4;
 
 /// The calls of one connection.
@@ -31,7 +32,7 @@ struct Running {
     items: u64,
 }
 
-/// Calls over one connection after the other.
+/// Makes calls over one connection after another.
 pub(super) async fn calls(run: Run, url: String) {
     while !run.stop.is_cancelled() {
         let Ok(peer) = Peer::connect(&url, &run.key).await else {
@@ -44,12 +45,12 @@ pub(super) async fn calls(run: Run, url: String) {
             drop(read(&run, receiver, &calls).await);
             over.cancel();
         };
-        // The reader ends with the connection, which the writer closes when all is answered.
+        // The reader ends with the connection, which the writer closes once everything is answered.
         tokio::join!(reading, write(&run, sender, &calls, &over));
     }
 }
 
-/// Calls until no more are to begin, and closes when all have ended; or until the connection is over.
+/// Makes calls until no more should begin, and closes when all have ended; or stops when the connection is over.
 async fn write(run: &Run, mut sender: Sender, calls: &Calls, over: &CancellationToken) {
     let mut chance = run.chance(300);
     while !over.is_cancelled() {

@@ -14,20 +14,20 @@ use crate::ledger::{AWAY, End, Kind, LOST};
 use crate::run::Run;
 use crate::schedule::HUBS;
 
-/// Between two tries to follow a topic.
+/// The time between two tries to follow a topic.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// What a follower has seen.
 #[derive(Debug, Default)]
 struct Followed {
-    /// The last number of each publisher, and how many gaps there had been then.
+    /// For each publisher the last number, and how many gaps there had been by then.
     numbers: HashMap<String, (u64, u64)>,
     gaps: u64,
-    /// The hubs whose last events have come.
+    /// The hubs whose last events have arrived.
     last: HashSet<u64>,
 }
 
-/// Calls one operation after the other.
+/// Makes one call after another.
 pub(super) async fn calls(run: Run, client: Client, mut chance: Rng) {
     while !run.stop.is_cancelled() {
         let kind = if chance.bool() { Kind::Query } else { Kind::Mutation };
@@ -42,7 +42,7 @@ pub(super) async fn calls(run: Run, client: Client, mut chance: Rng) {
     }
 }
 
-/// Reads one subscription after the other.
+/// Reads one subscription after another.
 pub(super) async fn subscriptions(run: Run, client: Client, mut chance: Rng) {
     while !run.stop.is_cancelled() {
         let operation = run.operation(&mut chance, Kind::Subscription);
@@ -71,7 +71,7 @@ pub(super) async fn subscriptions(run: Run, client: Client, mut chance: Rng) {
     }
 }
 
-/// Follows the topic until the last events of every hub have come.
+/// Follows the topic until the last events of every hub have arrived.
 pub(super) async fn events(run: Run, client: Client) {
     let mut events = loop {
         match client.events(&run.topic()).await {
@@ -103,7 +103,7 @@ impl Followed {
             self.last.insert(hub);
             return;
         }
-        // A new name whenever its publisher does not know what became of the last event.
+        // A publisher takes a new name whenever it does not know what became of its last event.
         let (Some(from), Some(number)) = (published["from"].as_str(), published["number"].as_u64()) else {
             return run.ledger.broken(format!("{event:?} is nobody's event"));
         };

@@ -1,4 +1,4 @@
-//! Bounds of what moves: how often a session goes on while a call of it runs, and how much it is made of.
+//! Bounds on moves: how often a session moves while one of its calls runs, and how much it consists of.
 
 use alkhub_test_support::within;
 use alkhub_tests::wire::Peer;
@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::counting::{Carrier, Counting, hubs};
 
-/// Topics with ids of [`ID_BYTES`]: more than two hubs say to each other in one message.
+/// Topics with ids of [`ID_BYTES`]: more than fit into one message between two hubs.
 const TOPICS: usize = 5_000;
 const ID_BYTES: usize = 480;
 
-/// Hubs that may be between a session and a call.
+/// How many hubs may be between a session and a call.
 const MOST_HUBS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +34,7 @@ async fn a_call_ends_when_its_session_goes_on_and_on() -> Result<()> {
     .await;
 
     ensure!(ended?["id"] == "w" && aborted?["id"] == watch["id"], "{watch}");
-    // Nothing is left of the way that it has come.
+    // Nothing is left of the path that it has taken.
     for hub in 0..2 {
         cluster.shows(hub, "\nalkhub_connections{kind=\"left\"} 0\n").await;
     }

@@ -1,4 +1,4 @@
-//! Three hubs, and a peer that counts what it receives and may go from hub to hub.
+//! Three hubs, and a peer that counts what it receives and can go from hub to hub.
 
 use alkhub_test_support::until;
 use alkhub_tests::cluster::Cluster;
@@ -20,7 +20,7 @@ pub(super) struct Counting {
     pub(super) seen: Seen,
 }
 
-/// What it knows of its session, whatever becomes of the connection.
+/// What it knows about its session, whatever becomes of the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) key: String,
@@ -34,7 +34,7 @@ pub(super) async fn hubs(count: usize, carrier: Carrier) -> Result<Cluster> {
     Cluster::joined(count, carrier == Carrier::Link).await
 }
 
-/// Waits until a hub knows that the instance is at another one.
+/// Waits until a hub knows that the instance is on another one.
 pub(super) async fn is_known_at(cluster: &Cluster, hub: usize, spoke: &str, at: usize) {
     let (http, wanted) = (
         Http::new(cluster.url(hub), cluster.admin()),
@@ -57,7 +57,7 @@ pub(super) async fn is_known_at(cluster: &Cluster, hub: usize, spoke: &str, at: 
 // === impl Counting ===
 
 impl Counting {
-    /// Connects to a hub and is granted a session.
+    /// Connects to a hub and gets a session.
     pub(super) async fn begin(cluster: &Cluster, hub: usize, key: &str) -> Result<Self> {
         Self::begin_with(cluster, hub, key, &["resume"]).await
     }
@@ -103,13 +103,13 @@ impl Counting {
         self.peer.send(kind, id, payload).await
     }
 
-    /// Calls an operation.
     pub(super) async fn ask(&mut self, id: &str, operation: &str, input: Value) -> Result<()> {
         let payload = json!({ "operationId": operation, "input": input });
         self.send("call.requested", id, payload).await
     }
 
-    /// Has its `text.watch` followed at a hub, by the call `w` of a caller: the caller, and the call as the spoke gets it.
+    /// Has a caller at a hub follow its `text.watch` in the call `w`; returns the caller, and the call as the spoke
+    /// gets it.
     pub(super) async fn followed_at(&mut self, cluster: &Cluster, hub: usize) -> Result<(Peer, Value)> {
         let mut reader = Peer::connect(&cluster.url(hub), cluster.admin()).await?;
         let ask = json!({ "operationId": "text.watch", "input": "a" });
@@ -118,13 +118,12 @@ impl Counting {
         Ok((reader, watch))
     }
 
-    /// Answers a call.
     pub(super) async fn respond(&mut self, call: &Value, output: Value) -> Result<()> {
         let id = call["id"].as_str().context("an id")?;
         self.send("call.responded", id, json!({ "output": output })).await
     }
 
-    /// Calls `text.upper` at a hub, and answers it with this output.
+    /// Calls `text.upper` at a hub, and answers the call with this output.
     pub(super) async fn answers_at(&mut self, cluster: &Cluster, hub: usize, output: &str) -> Result<()> {
         let http = Http::new(cluster.url(hub), cluster.admin());
         let input = json!("a");
@@ -150,7 +149,7 @@ impl Counting {
         }
     }
 
-    /// The next message that counts, which must be of a type.
+    /// The next message that counts, which must have this type.
     pub(super) async fn expect(&mut self, kind: &str) -> Result<Value> {
         let message = self.next().await?;
         ensure!(message["type"] == kind, "{kind} was due, and this came: {message}");
@@ -170,7 +169,7 @@ impl Seen {
         json!({ "features": ["resume"], "resume": { "sessionId": self.id, "received": self.received } })
     }
 
-    /// Comes back on a hub: with the messages that the hub has received.
+    /// Comes back on a hub; also returns how many messages the hub has received.
     pub(super) async fn resume(self, cluster: &Cluster, hub: usize) -> Result<(Counting, u64)> {
         let mut peer = self.ask(cluster, hub).await?;
         let welcome = peer.next().await?;
@@ -186,7 +185,7 @@ impl Seen {
         Ok((Counting { peer, seen: self }, received))
     }
 
-    /// Comes back on a hub, which may say for a while that it is to try again.
+    /// Comes back on a hub, which may say for a while that it should try again.
     pub(super) async fn comes_back(self, cluster: &Cluster, hub: usize) -> Result<Counting> {
         let came = until("the hub has the session", || async {
             let mut peer = self.ask(cluster, hub).await.map_err(|error| error.to_string())?;
@@ -208,7 +207,7 @@ impl Seen {
         Ok(peer)
     }
 
-    /// Comes back on a hub and is refused: with what code and why, and the connection.
+    /// Comes back on a hub and is refused; returns the code, the message and the connection.
     pub(super) async fn refused(&self, cluster: &Cluster, hub: usize) -> Result<(String, String, Peer)> {
         let mut peer = self.ask(cluster, hub).await?;
         let error = peer.next().await?;

@@ -1,4 +1,5 @@
-//! What a hub that drains waits for beside its own calls: what of other hubs runs on its peers, and sessions on their way.
+//! What a draining hub waits for in addition to its own calls: calls of other hubs that run on its peers, and sessions
+//! on their way.
 
 use alkhub_test_support::within;
 use alkhub_tests::cluster::Cluster;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::counting::{Carrier, Counting, Seen, hubs, is_known_at};
 
-/// Sends a registration that its hub cannot end: its session is not settled then.
+/// Sends a registration that its hub cannot finish, so that its session is not settled.
 async fn register_in_vain(spoke: &mut Counting) -> Result<()> {
     let operations = [
         alkhub_tests::wire::operation("text", "upper", "mutation"),
@@ -17,14 +18,14 @@ async fn register_in_vain(spoke: &mut Counting) -> Result<()> {
     ];
     let input = json!({ "name": "text", "instanceId": "one", "operations": operations });
     spoke.ask("again", "hub.register", input).await?;
-    // What was sent before has been read when this is answered.
+    // When this is answered, everything sent before has been read.
     spoke.ask("read", "hub.nothing", json!(null)).await?;
     let answer = spoke.expect("call.error").await?;
     ensure!(answer["id"] == "read", "{answer}");
     Ok(())
 }
 
-/// Asks for a session until it comes; a refusal that is to be tried again is, after `between`.
+/// Asks for a session until it comes; if told to try again, it does so after `between`.
 async fn tries_again(seen: &Seen, cluster: &Cluster, hub: usize, between: impl Fn()) -> Result<Value> {
     loop {
         let mut peer = Peer::connect(&cluster.url(hub), &seen.key).await?;
@@ -70,7 +71,7 @@ async fn a_hub_that_drains_waits_for_the_calls_of_other_hubs_that_run_on_its_pee
     Ok(())
 }
 
-/// Each of them alone offers what it offers, so that its hub would be asked for it until the end.
+/// Each spoke alone offers its operations, so its hub would have calls for it until the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_drains_lets_plain_spokes_go_each_after_its_calls() -> Result<()> {
     let cluster = hubs(2, Carrier::Link).await?;

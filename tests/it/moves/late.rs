@@ -1,4 +1,4 @@
-//! A hub hears of a claim when nobody waits for it any more.
+//! A hub learns of a claim when nobody waits for it any more.
 
 use alkhub_test_support::{Proxy, within};
 use alkhub_tests::cluster::Cluster;
@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::counting::Counting;
 
-/// A peer that has asked another hub for its session in vain, and has come back to where it is. The hub there has not heard
-/// of the claim: Redis is held back from it.
+/// A peer that has asked another hub for its session in vain, and has come back to the hub that has it. That hub has
+/// not heard of the claim, because Redis is held back from it.
 async fn back_before_its_claim(spoke: Counting, cluster: &Cluster, redis: &Proxy) -> Result<Counting> {
     redis.hold();
     let seen = spoke.cut();
@@ -55,13 +55,13 @@ async fn a_claim_that_says_less_than_its_peer_has_said_since_disturbs_nobody() -
     for id in ["first", "second"] {
         spoke.ask(id, "hub.nothing", json!(null)).await?;
         spoke.expect("call.error").await?;
-        // Read before the second call is, which is answered.
+        // It is read before the second call, which is answered.
         let count = spoke.seen.received;
         spoke.peer.send("__ack", "", json!({ "count": count })).await?;
     }
 
     redis.heal();
-    // Asked for after that claim, and answered after it.
+    // This claim is made after the other one, and answered after it.
     let (code, message, _) = other.refused(&cluster, 1).await?;
 
     ensure!(code == "NOT_FOUND", "{code}: {message}");

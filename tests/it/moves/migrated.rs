@@ -1,4 +1,4 @@
-//! A hub that drains asks the peers that know how to go on elsewhere, and lets the others go.
+//! A draining hub asks the peers that can continue elsewhere to move, and lets the others go.
 
 use alkhub_test_support::within;
 use anyhow::{Result, ensure};

@@ -1,4 +1,4 @@
-//! What a key does not allow any more ends, wherever its session is at that moment.
+//! What a key no longer allows ends, wherever its session is at that moment.
 
 use alkhub_protocol::ApiKey;
 use alkhub_test_support::{until, within};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::counting::{Carrier, Counting, hubs};
 
-/// A scope that all of them keep.
+/// A scope that all declarations keep.
 const JOB: &str = "events:subscribe:job";
 
 /// Where the spoke of these tests is declared.
@@ -29,13 +29,13 @@ impl Declaration {
         }
     }
 
-    /// Declares what the spoke may offer, and what its key may do besides.
+    /// Declares what the spoke may offer, and which other scopes its key has.
     async fn put(&self, operations: &[&str], scopes: &[&str]) -> Result<()> {
         let spoke = json!({ "uid": "u", "key": self.key, "operations": operations, "scopes": scopes });
         self.http.declare("builder", &spoke).await
     }
 
-    /// It on the first hub, with `text.upper` and `text.watch`.
+    /// The declared spoke on the first hub, with `text.upper` and `text.watch`.
     async fn spoke(&self, cluster: &Cluster) -> Result<Counting> {
         let mut spoke = Counting::begin(cluster, 0, &self.key).await?;
         let operations = [
@@ -48,7 +48,7 @@ impl Declaration {
         Ok(spoke)
     }
 
-    /// Waits until a declaration is written; that it is told to other hubs may take longer.
+    /// Waits until a declaration is written; announcing it to other hubs may take longer.
     async fn is(&self, field: &str, wanted: &[&str]) {
         until("the declaration is another one", || async {
             let answer = self.http.send("GET", "/v1/admin/spokes/builder", None).await;
@@ -60,11 +60,12 @@ impl Declaration {
     }
 }
 
-/// Asks for a topic, which cannot be confirmed while Redis is held back: the session does not move before that, and nobody
-/// has it from when another hub has asked for it. The connection with which its peer asks there.
+/// Subscribes to a topic, which cannot be confirmed while Redis is held back: the session does not move before the
+/// confirmation, and once another hub has asked for it, no connection serves it. Returns the connection over which its
+/// peer asks there.
 async fn between_hubs(mut session: Counting, cluster: &Cluster) -> Result<Counting> {
     session.send("__subscribe", "", json!({ "topic": "job:1" })).await?;
-    // What was sent before has been read when this is answered.
+    // When this is answered, everything sent before has been read.
     session.ask("read", "hub.nothing", json!(null)).await?;
     let answer = session.expect("call.error").await?;
     ensure!(answer["id"] == "read", "{answer}");
@@ -91,7 +92,7 @@ async fn a_topic_that_the_key_does_not_allow_any_more_is_refused_by_the_hub_that
         reader.expect("__subscribed").await?;
     }
 
-    // The hub that has the session does not hear of it.
+    // The hub that has the session does not learn of the change.
     redis.hold();
     declaration.put(&[], &[JOB]).await?;
     let (mut reader, _) = reader.cut().resume(&cluster, 1).await?;
@@ -133,7 +134,7 @@ async fn a_call_that_its_caller_may_not_make_any_more_ends_though_the_caller_is_
         declaration.is("scopes", &[JOB]).await;
         redis.heal();
         let answer = caller.peer.next().await?;
-        // It was late for the hub that has the session.
+        // Any other answer means that the hub that has the session was too late.
         let mut caller = match answer["type"] == "__welcome" {
             true => caller,
             false => caller.cut().comes_back(&cluster, 1).await?,
@@ -151,7 +152,7 @@ async fn a_call_that_its_caller_may_not_make_any_more_ends_though_the_caller_is_
     Ok(())
 }
 
-/// What a peer is told of a call.
+/// What a peer is told about a call.
 async fn ended(caller: &mut Counting, id: &str) -> Result<Value> {
     loop {
         let message = caller.peer.next().await.context("nothing came of the call")?;
@@ -172,7 +173,7 @@ async fn an_operation_that_a_spoke_may_not_offer_any_more_ends_though_its_sessio
 
     let narrowing = async {
         declaration.is("operations", &["text.upper"]).await;
-        // It cannot move, and waits where it was.
+        // The session cannot move, and waits where it was.
         let refused = spoke.peer.next().await?;
         ensure!(refused["payload"]["code"] == "UNAVAILABLE", "{refused}");
         redis.heal();
@@ -194,7 +195,7 @@ async fn an_operation_that_a_spoke_may_not_offer_any_more_ends_though_its_sessio
     Ok(())
 }
 
-/// The hub that has the session knows nothing of the calls: they were entered where it was before.
+/// The hub that has the session knows nothing of the calls: they were entered on the hub where it was before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_its_spoke_may_not_offer_any_more_ends_though_the_session_has_moved() -> Result<()> {
     let cluster = hubs(2, Carrier::Link).await?;

@@ -1,4 +1,5 @@
-//! An answer over the limit of a message ends its call by name on the hub that the session has left, as on any other.
+//! An answer above the size limit of a message ends its call with a named error on the hub that the session has left,
+//! as on any other.
 
 use alkhub_test_support::within;
 use alkhub_tests::http::Http;
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::counting::{Carrier, Counting, hubs};
 
-/// Answers a call with more than a message may have, in the usual order: what it is about stands in front.
+/// Answers a call with more than a message may have, with the fields in the usual order: the request id comes first.
 async fn respond_with_too_much(spoke: &mut Counting, call: &Value) -> Result<()> {
     let id = call["id"].as_str().context("an id")?;
     let output = "x".repeat(1_300_000);
@@ -17,7 +18,7 @@ async fn respond_with_too_much(spoke: &mut Counting, call: &Value) -> Result<()>
     spoke.peer.send_text(text).await
 }
 
-/// Takes the refusal of such an answer.
+/// Receives the refusal of such an answer.
 async fn is_refused(spoke: &mut Counting, call: &Value) -> Result<()> {
     let refused = spoke.expect("__error").await?;
     let (code, id) = (&refused["payload"]["code"], &refused["payload"]["requestId"]);
@@ -50,7 +51,7 @@ async fn an_answer_that_is_too_large_fails_its_call_at_once_though_the_session_h
     Ok(())
 }
 
-/// The hub between the two hands it on.
+/// The hub between the two passes the item on.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_is_too_large_ends_its_stream_on_both_sides_two_hubs_away() -> Result<()> {
     let cluster = hubs(3, Carrier::Link).await?;

@@ -1,4 +1,4 @@
-//! Claims that cannot be met are answered by name, and harm nobody else; nor does a hub that dies.
+//! Claims that cannot be met get a named error, and harm nobody else; neither does a hub that dies.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn a_claim_that_cannot_be_met_is_answered_by_name_and_disturbs_nobody() ->
 
     let (code, message, mut peer) = of_another.refused(&cluster, 1).await?;
     ensure!(code == "NOT_FOUND", "of another key: {code}: {message}");
-    // Which may begin anew there.
+    // The refused peer may begin a new session there.
     peer.send("__hello", "", json!({ "features": ["resume"] })).await?;
     peer.next_of("__welcome").await?;
     let (code, message, _) = wrong(|seen| seen.id = "5f".repeat(16)).refused(&cluster, 1).await?;
@@ -47,7 +47,7 @@ async fn a_claim_that_cannot_be_met_is_answered_by_name_and_disturbs_nobody() ->
     Ok(())
 }
 
-/// A heartbeat would wake the connection too: none comes while the test waits.
+/// A heartbeat would wake the connection too, but none comes while the test waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_that_come_in_one_write_are_refused_one_after_the_other_at_once() -> Result<()> {
     let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
@@ -68,7 +68,7 @@ async fn claims_that_come_in_one_write_are_refused_one_after_the_other_at_once()
         let answer = peer.next().await.with_context(|| format!("answer {refused}"))?;
         ensure!(answer["payload"]["code"] == "NOT_FOUND", "{refused}: {answer}");
     }
-    // The hub's clock beats too slowly for it to be cut off.
+    // The hub's clock ticks too slowly for the peer to be cut off.
     drop(peer);
     cluster.shutdown().await;
     Ok(())
@@ -155,7 +155,7 @@ async fn of_two_hubs_that_ask_at_once_one_gets_the_session_and_calls_go_on() -> 
     let (one, two) = tokio::join!(claim(1), claim(2));
 
     let (one, two) = (one?, two?);
-    // Of each that got it the session may have gone on to the other; one has it now.
+    // Either hub may have got the session and passed it on to the other; exactly one has it now.
     let mut holders = Vec::new();
     for (hub, (mut peer, answer)) in [(1, one), (2, two)] {
         match answer {
@@ -197,7 +197,7 @@ async fn of_two_hubs_that_ask_at_once_one_gets_the_session_and_calls_go_on() -> 
     Ok(())
 }
 
-/// Messages of other hubs that a hub has taken.
+/// How many messages of other hubs a hub has processed.
 async fn taken(cluster: &Cluster, hub: usize) -> Result<f64, String> {
     let metrics = cluster.managed(hub, "/metrics").await?;
     let begin = "alkhub_relay_messages_total{direction=\"received\"} ";
@@ -207,7 +207,7 @@ async fn taken(cluster: &Cluster, hub: usize) -> Result<f64, String> {
         .map_err(|_| "no number".to_owned())
 }
 
-/// What the peer has asked for is under way, so that its first claim waits, and the second one behind that.
+/// A request of the peer is under way, so that its first claim waits, and the second one behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_claims_that_wait_the_later_one_gets_the_session() -> Result<()> {
     let (cluster, redis) = Cluster::joined_behind_a_proxy(3, true, 0).await?;
@@ -282,11 +282,11 @@ async fn a_hub_that_dies_while_it_is_asked_leaves_its_peer_to_begin_anew() -> Re
 
     let dying = async {
         spoke.expect("call.requested").await?;
-        // What it is asked does not reach it any more.
+        // From here on, requests no longer reach the hub.
         proxy.hold();
         let seen = spoke.cut();
         let asked = async {
-            // Until it is known to be dead.
+            // Until the hub is known to be dead.
             loop {
                 let refused = seen.refused(&cluster, 1).await?;
                 if refused.0 != "UNAVAILABLE" {
@@ -307,7 +307,7 @@ async fn a_hub_that_dies_while_it_is_asked_leaves_its_peer_to_begin_anew() -> Re
     ensure!(code == "NOT_FOUND", "{code}: {message}");
     let answer = answer?;
     ensure!(answer.body["delivered"] == "maybe", "{answer:?}");
-    // The same connection serves it anew.
+    // The same connection can begin a new session.
     peer.send("__hello", "", json!({ "features": ["resume"] })).await?;
     peer.next_of("__welcome").await?;
     proxy.heal();

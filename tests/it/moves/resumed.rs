@@ -1,4 +1,4 @@
-//! What ran goes on, wherever its peer comes back.
+//! What was running continues, wherever its peer comes back.
 
 use alkhub_test_support::{until, within};
 use alkhub_tests::http::Http;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::counting::{Carrier, Counting, hubs, is_known_at};
 
-/// The calls that a spoke is sent, by their inputs.
+/// The calls that a spoke is sent, keyed by their inputs.
 async fn calls(spoke: &mut Counting, count: usize) -> Result<Vec<(String, Value)>> {
     let mut calls = Vec::new();
     for _ in 0..count {
@@ -58,7 +58,7 @@ async fn calls_that_run_both_ways_go_on(carrier: Carrier) -> Result<()> {
         let sent = seen.sent;
         let (mut spoke, received) = seen.resume(&cluster, 1).await?;
         ensure!(received == sent, "{received} of {sent} have arrived");
-        // In both directions, and of each hub.
+        // In both directions, and for each hub.
         spoke.respond(&watch, json!("item 2")).await?;
         for (input, call) in &running {
             spoke.respond(call, json!(input.to_uppercase())).await?;
@@ -80,12 +80,12 @@ async fn calls_that_run_both_ways_go_on(carrier: Carrier) -> Result<()> {
     spoke.send("call.completed", id, json!({})).await?;
     ensure!(reader.next().await?["payload"]["output"]["data"] == "item 2");
     ensure!(reader.next().await?["type"] == "call.completed");
-    // What comes now goes straight to where the spoke is.
+    // New calls go straight to where the spoke is.
     for hub in 0..http.len() {
         is_known_at(&cluster, hub, "text", 1).await;
         spoke.answers_at(&cluster, hub, "AGAIN").await?;
     }
-    // Nothing is left of it where it was.
+    // Nothing of the session is left where it was.
     cluster.shows(0, "\nalkhub_connections{kind=\"left\"} 0\n").await;
     cluster.shows(0, "\nalkhub_calls_in_flight 0\n").await;
     cluster.shutdown().await;
@@ -181,7 +181,7 @@ async fn a_call_that_runs_when_its_spoke_moves_has_a_slot_there_until_it_ends() 
     Ok(())
 }
 
-/// The third hub hears of the move late: until then it needs the hub that the session has left.
+/// The third hub learns of the move late: until then it needs the hub that the session has left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_is_told_that_its_session_has_moved_when_every_hub_can_call_it_there() -> Result<()> {
     let mut cluster = hubs(2, Carrier::Redis).await?;

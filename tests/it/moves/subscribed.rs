@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::counting::Counting;
 
-/// Events of the hub itself reach the session before Redis has confirmed its subscription there.
+/// The hub's own events reach the session before Redis has confirmed its subscription there.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_event_comes_before_the_gap_of_a_subscription_that_begins_again_on_another_hub() -> Result<()> {
     let (cluster, redis) = Cluster::joined_behind_a_proxy(2, true, 1).await?;

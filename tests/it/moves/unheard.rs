@@ -1,4 +1,4 @@
-//! A hub that is gone without a word of it: what had to do with sessions that moved ends all the same.
+//! A hub is gone and nobody is told: whatever had to do with moved sessions ends all the same.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::counting::{Counting, is_known_at};
 
-/// How long a hub may be silent here before it is gone.
+/// How long a hub may be silent here before it counts as gone.
 const LEASE: Duration = Duration::from_secs(3);
 
 async fn two_hubs() -> Result<Cluster> {
@@ -28,7 +28,7 @@ async fn two_hubs() -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// A hub dies together with Redis, which comes back without what it knew: nobody can tell the other hub.
+/// A hub dies together with Redis, which comes back without its data, so that nobody can tell the other hub.
 async fn dies_unheard(cluster: &mut Cluster, hub: usize) -> Result<()> {
     cluster.redis.as_mut().context("a Redis")?.kill().await;
     cluster.hubs[hub].kill().await;

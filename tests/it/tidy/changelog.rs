@@ -1,4 +1,4 @@
-//! What a release needs: fragments that are well formed, a command that joins them, one version everywhere.
+//! What a release needs: well-formed fragments, a command that joins them, and the same version everywhere.
 
 use std::fs;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::process::Command;
 
 use super::{none, root};
 
-/// The kinds of changelog.d/README.md, in the order of the changelog.
+/// The kinds listed in changelog.d/README.md, in the order of the changelog.
 const KINDS: &[&str] = &["breaking", "security", "added", "changed", "fixed"];
 
-/// Most bytes of a fragment, and of one of its lines.
+/// The most bytes in a fragment, and in one of its lines.
 const FRAGMENT_LIMIT: usize = 600;
 const LINE_LIMIT: usize = 120;
 
@@ -73,7 +73,7 @@ fn a_fragment_that_is_not_well_formed_is_named() {
     }
 }
 
-/// `deploy/changelog.sh` on a folder with this changelog and these fragments; what the changelog is then.
+/// Runs `deploy/changelog.sh` on a folder with this changelog and these fragments; returns the resulting changelog.
 fn joined(version: &str, changelog: &str, fragments: &[(&str, &str)]) -> Option<String> {
     let folder = tempfile::tempdir().expect("a folder");
     let d = folder.path().join("changelog.d");
@@ -128,7 +128,7 @@ fn a_release_of_nothing_or_of_a_version_that_was_released_is_refused() {
     assert_eq!(joined("0.2", changelog, &[("a.added.md", "New.\n")]), None);
 }
 
-/// What stands behind `begin` on a line of a file, without quotes.
+/// What follows `begin` on a line of a file, without quotes.
 fn value(path: &Path, begin: &str) -> String {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let line = text.lines().find_map(|line| line.trim().strip_prefix(begin));

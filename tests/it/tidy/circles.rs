@@ -1,29 +1,29 @@
-//! No circle of files within a crate: a file that uses another is not used by it, by whatever way.
+//! No circle of files within a crate: a file never uses another that, directly or indirectly, uses it.
 //!
 //! What a file uses is read from its text: its `use`s, and paths that begin with `crate` or `super`. A name that a file
-//! only hands on (`pub use`) counts for the file that it comes from. Tests are left out.
+//! only re-exports (`pub use`) counts as coming from the file that defines it. Tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{EDGES, Source, none, root, sources};
 
-/// A module by its path from the root of its crate; `lib.rs` has the empty one.
+/// A module by its path from the root of its crate; that of `lib.rs` is empty.
 type Module = Vec<String>;
 
 /// One file of a crate.
 struct File {
-    /// Seen from `src`, without `.rs`.
+    /// Its path below `src`, without `.rs`.
     name: String,
-    /// What it uses, each with its line.
+    /// What it uses, each with the line.
     uses: Vec<(Module, usize)>,
     /// The names that it brings in, and where they come from.
     names: BTreeMap<String, Module>,
 }
 
-/// Which file uses which, each with the line of the first use.
+/// Which file uses which others, each with the line of the first use.
 type Graph = BTreeMap<String, BTreeMap<String, usize>>;
 
-/// The text with comments and literals blanked out, byte for byte: only code is left, on its lines.
+/// The text with comments and literals blanked out byte for byte: only code is left, on its original lines.
 fn code(text: &str) -> String {
     let blank = |part: &str| -> String {
         let spaces = part.chars().map(|c| if c == '\n' { '\n' } else { ' ' });
@@ -37,7 +37,7 @@ fn code(text: &str) -> String {
             '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
             'r' if !code.ends_with(|c: char| c.is_alphanumeric() || c == '_') => raw_literal(rest),
             '"' => literal(rest, '"'),
-            // A character; a lifetime has no closing quote behind its first letter.
+            // A character literal; a lifetime has no closing quote after its first letter.
             '\'' if rest[1..].starts_with('\\') || rest.chars().nth(2) == Some('\'') => literal(rest, '\''),
             _ => 0,
         };
@@ -48,7 +48,7 @@ fn code(text: &str) -> String {
     code
 }
 
-/// The length of a literal in quotes that `text` begins with.
+/// The length of the quoted literal that `text` begins with.
 fn literal(text: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -62,7 +62,7 @@ fn literal(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// The length of a raw string that `text` begins with; 0 where it begins with none.
+/// The length of the raw string that `text` begins with; 0 if it begins with none.
 fn raw_literal(text: &str) -> usize {
     let marks = text[1..].chars().take_while(|c| *c == '#').count();
     if !text[1 + marks..].starts_with('"') {
@@ -102,7 +102,7 @@ fn expand(tree: &str) -> Vec<String> {
         .collect()
 }
 
-/// A path as seen from the root of the crate, when it stays within it.
+/// A path from the root of the crate, if it stays within the crate.
 fn absolute(path: &str, module: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
     let mut parts = path.split("::").map(str::trim).peekable();
     let mut base = match *parts.peek()? {
@@ -152,7 +152,7 @@ fn paths(line: &str) -> Vec<String> {
     found
 }
 
-/// What a file uses and which names it brings in.
+/// What a file uses, and which names it brings in.
 fn read(source: &Source, module: &Module, modules: &BTreeSet<Module>) -> File {
     let production: Vec<&str> = source.production().collect();
     let text = code(&production.join("\n"));
@@ -201,7 +201,7 @@ fn read(source: &Source, module: &Module, modules: &BTreeSet<Module>) -> File {
     File { name, uses, names }
 }
 
-/// The file in which a path ends: the one that has the name, not one that hands it on.
+/// The file that defines what a path names, not one that re-exports it.
 fn home(path: &Module, files: &BTreeMap<Module, File>, depth: usize) -> Option<Module> {
     let length = (0..=path.len())
         .rev()

@@ -1,21 +1,22 @@
-//! Dependencies: each that a manifest names is used by the code that it is for.
+//! Dependencies: each one that a manifest names is used by the code that it is for.
 //!
-//! `cargo machete` asks the same and reads less: it knows neither which code is for tests nor the workspace's table. What
-//! has to be there although no code names it stands below a comment that begins with `# Not named`, and says why.
+//! `cargo machete` asks the same but sees less: it knows neither which code is for tests nor the workspace's table. A
+//! dependency that is needed although no code names it stands below a comment that begins with `# Not named` and gives
+//! the reason.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use super::{EDGES, Source, none, root, sources};
 
-/// One line of a manifest's table of dependencies.
+/// One line of a manifest's dependency table.
 struct Dependency {
     name: String,
-    /// For tests alone.
+    /// Whether it is for tests only.
     dev: bool,
-    /// As the workspace has it, with nothing added.
+    /// Whether it is taken from the workspace, with nothing added.
     plain: bool,
-    /// A comment says why no code names it.
+    /// Whether a comment says why no code names it.
     excused: bool,
 }
 
@@ -57,7 +58,7 @@ fn names(code: &str, dependency: &str) -> bool {
     })
 }
 
-/// The code of a crate: what is built for its users, and all of it.
+/// The code of a crate: the part that is built for its users, and all of it.
 fn code(folder: &str, sources: &[Source]) -> (String, String) {
     let (mut production, mut all) = (String::new(), String::new());
     let within = |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));

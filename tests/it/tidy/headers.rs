@@ -1,5 +1,5 @@
-//! Headers: the root of each crate says what it promises, what it never does and which crates of alkhub it uses; and those are
-//! the ones of `EDGES`, of its manifest and of the table in docs/ARCHITECTURE.md.
+//! Headers: the root of each crate says what it promises, what it never does and which crates of alkhub it uses; and
+//! these match `EDGES`, the crate's manifest and the table in docs/ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,10 +8,10 @@ use super::{EDGES, none, root};
 
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 
-/// What the last part of a header says where there are none.
+/// What the last part of a header says if there are no such crates.
 const NO_OTHER: &str = "Uses no other crate of alkhub";
 
-/// The name of a crate as pages have it.
+/// The name of a crate as pages spell it.
 fn short(name: &str) -> String {
     name.trim_start_matches("hub-").to_owned()
 }
@@ -23,7 +23,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<String>> {
         .collect()
 }
 
-/// The header of a crate, without its marks.
+/// The header of a crate, without the comment marks.
 fn header(folder: &str) -> String {
     let file = ["src/lib.rs", "src/main.rs"].map(|file| root().join(folder).join(file));
     let file = file.iter().find(|file| file.exists());
@@ -36,7 +36,7 @@ fn header(folder: &str) -> String {
         .collect()
 }
 
-/// What stands in backticks, but for what stands in brackets.
+/// What is in backticks, except inside parentheses.
 fn quoted(text: &str) -> BTreeSet<String> {
     let parts = text
         .split('(')
@@ -70,7 +70,7 @@ fn faults_of_parts(header: &str) -> Vec<String> {
     faults
 }
 
-/// The crates of the table in docs/ARCHITECTURE.md with what they use.
+/// The crates in the table of docs/ARCHITECTURE.md, with what they use.
 fn table(page: &str) -> BTreeMap<String, BTreeSet<String>> {
     let section = page.split("\n## The crates\n").nth(1).expect("a section on crates");
     let section = section.split("\n## ").next().unwrap_or_default();
@@ -122,7 +122,7 @@ fn the_table_of_crates_and_the_manifests_have_the_edges_that_are_checked() {
         let unused = allowed.difference(&named);
         faults.extend(unused.map(|name| format!("{folder} does not use {name}")));
     }
-    // The harness may use everything.
+    // The test harness may use everything.
     table.remove("tests");
     faults.extend(
         table

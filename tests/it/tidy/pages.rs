@@ -1,4 +1,4 @@
-//! Pages: every hyperlink leads somewhere, and every page is found from the index.
+//! Pages: every hyperlink leads somewhere, and every page can be reached from the index.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{none, root};
 
-/// The pages at the root and of the changelog; those of `docs` come beside.
+/// The pages at the root and those of the changelog; the ones in `docs` are added to them.
 const OTHERS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
@@ -34,7 +34,7 @@ fn docs() -> Vec<PathBuf> {
     found
 }
 
-/// The text without its code blocks and code spans: what looks like a hyperlink there is none.
+/// The text without its code blocks and code spans: what looks like a hyperlink there is not one.
 fn prose(text: &str) -> String {
     let mut prose = String::new();
     let mut code = false;
@@ -50,7 +50,7 @@ fn prose(text: &str) -> String {
     prose
 }
 
-/// The anchors that a renderer gives to the headings of a page.
+/// The anchors that a renderer assigns to the headings of a page.
 fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     headings
@@ -82,7 +82,7 @@ fn fault(page: &Path, text: &str, target: &str) -> Option<String> {
     (!found).then(|| format!("{target}: no such heading"))
 }
 
-/// The targets of the hyperlinks of a page that lead into the repository, each with its line.
+/// The targets of a page's hyperlinks that lead into the repository, each with its line.
 fn hyperlinks(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (number, line) in prose(text).lines().enumerate() {

@@ -1,7 +1,8 @@
-//! Words: a public type's name means one thing, in the whole workspace.
+//! Words: the name of a public type means one thing in the whole workspace.
 //!
-//! Public is what its whole crate or another one sees: `pub` and `pub(crate)`. A second type of a name needs its row in
-//! docs/GLOSSARY.md, with a meaning for each; a row that is not needed any more is refused, so that the list shrinks.
+//! Public means visible to the whole crate or to others: `pub` and `pub(crate)`. A second type of the same name needs a
+//! row in docs/GLOSSARY.md, with a meaning for each; a row that is no longer needed is refused, so that the list
+//! shrinks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +11,7 @@ use super::{none, root, sources};
 
 const GLOSSARY: &str = "docs/GLOSSARY.md";
 
-/// What a row of one of the glossary's tables of names has: its name, and how many meanings.
+/// The rows of one of the glossary's tables of names: each name, and how many meanings it has.
 fn rows(glossary: &str, heading: &str) -> BTreeMap<String, usize> {
     let section = glossary.split(&format!("\n## {heading}\n")).nth(1);
     let section = section.unwrap_or_else(|| panic!("{GLOSSARY} has no section `{heading}`"));

@@ -1,4 +1,4 @@
-//! What the player of a sequence asks the model: what there is to act on, and what is still missing (`Err` says it).
+//! What the player of a sequence asks the model: what there is to act on, and what is still missing (as `Err`).
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::{Call, Connection, Fence, Leg, Model};
 use crate::steps::SPOKE_OF;
 
 impl Model {
-    /// The connection that counts of each instance that has one.
+    /// The connection that counts, for each instance that has one.
     pub(crate) fn current(&self) -> Vec<usize> {
         let newest = |instance: usize| {
             let open = self.connections.iter().enumerate();
@@ -18,7 +18,7 @@ impl Model {
         (0..SPOKE_OF.len()).filter_map(newest).collect()
     }
 
-    /// What each hub's directory must say of a spoke: instance and fence.
+    /// What each hub's directory must say about a spoke: instances and fences.
     pub(crate) fn directory(&self, spoke: usize) -> BTreeSet<(usize, Fence)> {
         let current = self.current().into_iter().map(|number| &self.connections[number]);
         let of = current.filter(|own| SPOKE_OF[own.instance] == spoke);
@@ -35,7 +35,7 @@ impl Model {
         self.connections.iter().position(is_there)
     }
 
-    /// The registration of a connection was answered, or the connection ended.
+    /// Checks that the registration of a connection was answered, or the connection ended.
     pub(crate) fn is_answered(&self, connection: usize) -> Result<(), String> {
         let own = &self.connections[connection];
         if own.asking.is_none() || own.is_closed {
@@ -45,7 +45,7 @@ impl Model {
         }
     }
 
-    /// Every spoke's connection to a hub has ended.
+    /// Checks that every spoke's connection to a hub has ended.
     pub(crate) fn is_left_alone(&self, hub: usize) -> Result<(), String> {
         match self.connections.iter().position(|own| own.hub == hub && !own.is_closed) {
             Some(connection) => Err(format!("connection {connection} to hub {hub} is open")),
@@ -53,7 +53,7 @@ impl Model {
         }
     }
 
-    /// Every registration was answered, and no instance has two connections.
+    /// Checks that every registration was answered, and no instance has two connections.
     pub(crate) fn registrations_settled(&self) -> Result<(), String> {
         let current = self.current();
         let all = self.connections.iter().enumerate();
@@ -65,7 +65,7 @@ impl Model {
         }
     }
 
-    /// Every call that runs has reached a spoke.
+    /// Checks that every running call has reached a spoke.
     pub(crate) fn calls_placed(&self) -> Result<(), String> {
         self.none_of("has neither ended nor reached a spoke", |call| {
             call.runs() && call.legs.is_empty()
@@ -76,7 +76,7 @@ impl Model {
         self.none_of("has not ended", Call::runs)
     }
 
-    /// Whoever runs a call that is over has been told.
+    /// Checks that whoever runs a call that is over has been told.
     pub(crate) fn spokes_told(&self) -> Result<(), String> {
         self.none_of("is over, and its spoke was not told", |call| {
             let is_connected = |leg: &Leg| {
@@ -125,7 +125,7 @@ impl Model {
         all.filter(|(_, call)| wanted(call)).map(|(number, _)| number).collect()
     }
 
-    /// The leg of a call that a spoke got, the last one.
+    /// The last leg of a call.
     pub(crate) fn leg(&self, number: usize) -> Option<&Leg> {
         self.calls.get(number)?.legs.last()
     }

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use super::{Call, Connection, End, FAULT, Health, Leg, Model};
 use crate::steps::{Kind, Reply, SPOKE_OF};
 
-/// Longest time between a deadline, or a caller's abort, and the end of the call: on a busy machine.
+/// The longest time between a deadline, or a caller's abort, and the end of the call, on a busy machine.
 const LATE: Duration = Duration::from_secs(5);
-/// A deadline in milliseconds may be rounded.
+/// How much too early a call may end, because a deadline in milliseconds may be rounded.
 const EARLY: Duration = Duration::from_millis(5);
 
 impl Model {
-    /// A call is sent; its number.
+    /// A call is sent; returns its number.
     pub(crate) fn calls(&mut self, hub: usize, spoke: usize, kind: Kind, limit: Option<Duration>) -> usize {
         let number = self.calls.len();
         self.note(format!(
@@ -55,7 +55,7 @@ impl Model {
             .collect()
     }
 
-    /// The caller gives a call up and waits for its end, or leaves.
+    /// The caller gives up a call and waits for its end, or leaves.
     pub(crate) fn gives_up(&mut self, number: usize, leaves: bool) {
         let how = if leaves { "leaves" } else { "gives up" };
         self.note(format!("the caller {how} call {number}"));
@@ -68,7 +68,7 @@ impl Model {
         self.calls.get(number).map(|call| call.kind)
     }
 
-    /// The WebSocket of a hub's callers has ended; who leaves by himself says so before.
+    /// The WebSocket of a hub's callers has ended; callers that leave by themselves have said so before.
     pub(crate) fn callers_closed(&mut self, hub: usize, code: Option<u16>) {
         self.note(format!("the callers of hub {hub} are closed with {code:?}"));
         if self.hubs[hub] != Health::Ended && !self.callers_left[hub] {
@@ -128,7 +128,7 @@ impl Model {
 }
 
 impl Call {
-    /// Whether the end that it has is one that it may have.
+    /// Whether the end that the call has is one that it may have.
     pub(super) fn ends_well(&self, number: usize, now: Instant) -> Result<(), String> {
         self.is_in_time(now)?;
         if !self.may_have_reached(self.legs.len()) {
@@ -164,7 +164,7 @@ impl Call {
         }
     }
 
-    /// The spoke ended it so, and every item arrived.
+    /// Checks that the spoke ended the call like this, and that every item arrived.
     fn is_whole(&self, wanted: Reply) -> Result<(), String> {
         if self
             .said()

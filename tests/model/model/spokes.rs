@@ -4,7 +4,7 @@ use super::{Connection, Fence, Health, Leg, Model};
 use crate::model::Call;
 use crate::steps::{Kind, Reply, SPOKE_OF};
 
-/// Close code of a connection whose instance has registered over another one.
+/// The close code of a connection whose instance has registered over another one.
 const REPLACED: u16 = 4409;
 
 impl Model {
@@ -26,7 +26,7 @@ impl Model {
         connection
     }
 
-    /// It asks to be registered.
+    /// The spoke asks to be registered over this connection.
     pub(crate) fn asks(&mut self, connection: usize) {
         let instance = self.connections[connection].instance;
         self.note(format!("connection {connection} registers instance {instance}"));
@@ -76,7 +76,7 @@ impl Model {
         self.loses(spoke);
     }
 
-    /// The connection is gone; with a code where the hub closed it.
+    /// The connection is gone; with a code if the hub closed it.
     pub(crate) fn closed(&mut self, connection: usize, code: Option<u16>) {
         self.note(format!("connection {connection} is closed with {code:?}"));
         let own = &mut self.connections[connection];
@@ -144,7 +144,8 @@ impl Model {
         Ok(())
     }
 
-    /// Whether a call that reached a spoke may reach another one: a query, once, when the first one may be lost.
+    /// Whether a call that has reached a spoke may reach another one: only a query, once, if the first spoke may be
+    /// lost.
     fn may_go_on(&self, call: &Call, first: &Leg) -> bool {
         let own = &self.connections[first.connection];
         let may_be_replaced = || {
@@ -170,7 +171,7 @@ impl Model {
         }
     }
 
-    /// A spoke says something of a call that it runs; answers the number of its first item.
+    /// A spoke says something about a call that it runs; returns the number of its first item.
     pub(crate) fn says(&mut self, number: usize, reply: Reply) -> u64 {
         self.note(format!("the spoke says {reply:?} of call {number}"));
         let call = &mut self.calls[number];

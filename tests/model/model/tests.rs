@@ -1,8 +1,8 @@
-//! Each promise, broken and kept, without a hub.
+//! Each promise, both broken and kept, without a hub.
 
 use super::*;
 
-/// One spoke with one connection, registered at hub 0, and all is calm.
+/// One spoke with one connection, registered at hub 0, in a calm state.
 fn calm() -> Model {
     let mut model = Model::new(Instant::now());
     registered(&mut model, 0, 1);

@@ -1,4 +1,4 @@
-//! Hubs are healed and killed, everything settles, and a sequence ends.
+//! How hubs are healed and killed, how everything settles, and how a sequence ends.
 
 use tokio::time::timeout;
 
@@ -35,7 +35,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// Waits until all that was begun has settled. All hubs are whole.
+    /// Waits until everything that was begun has settled. All hubs must be whole.
     pub(super) async fn settle(&mut self) -> Result<(), String> {
         for hub in 0..HUBS {
             self.world.is_up(hub).await?;
@@ -81,7 +81,7 @@ impl Play<'_> {
         self.scene.sees(Model::spokes_told).await
     }
 
-    /// Every operation that is offered can be called from every hub.
+    /// Calls every offered operation from every hub.
     async fn call_from_everywhere(&mut self) -> Result<(), String> {
         for spoke in 0..SPOKES {
             if self.scene.with(|model| model.directory(spoke).is_empty()) {

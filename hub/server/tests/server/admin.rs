@@ -67,7 +67,7 @@ async fn a_key_is_shown_once_and_listed_without_its_secret() {
     }
 }
 
-/// serde reads an array as a struct: `["x", ["call:*"]]` made a key.
+/// serde also reads a struct from an array: `["x", ["call:*"]]` used to make a key.
 #[tokio::test]
 async fn an_array_declares_nothing() {
     let hub = hub().await;
@@ -86,7 +86,7 @@ async fn an_array_declares_nothing() {
     assert_eq!(hub.get("/v1/admin/spokes").await.body["data"], json!([]));
 }
 
-/// Scopes that a client's key can have, but `admin`, which has them all.
+/// The scopes that a client's key can have, except `admin`, which includes them all.
 const SCOPES: [&str; 6] = [
     "call:*",
     "events:publish:*",
@@ -96,7 +96,7 @@ const SCOPES: [&str; 6] = [
     "calls:read",
 ];
 
-/// Methods and paths of the document that need a scope whatever is asked for, with that scope.
+/// The methods and paths in the document that need a scope whatever is asked for, each with that scope.
 async fn guarded(hub: &TestHub) -> Vec<(Method, String, String)> {
     let document: Value = serde_json::from_str(&hub.get("/v1/openapi.json").await.text).expect("JSON");
     let mut guarded = Vec::new();
@@ -119,7 +119,7 @@ async fn guarded(hub: &TestHub) -> Vec<(Method, String, String)> {
     guarded
 }
 
-/// A body that nothing reads: that it cannot be read is never found out.
+/// The body is not JSON, which is never found out because nothing reads it.
 #[tokio::test]
 async fn every_route_asks_for_its_scope_before_it_reads_anything() {
     let hub = hub().await;
@@ -142,7 +142,7 @@ async fn every_route_asks_for_its_scope_before_it_reads_anything() {
     }
 }
 
-/// Otherwise each changed declaration would make every hub ask Postgres for all its keys.
+/// Otherwise each changed declaration would make every hub look up all its keys in Postgres.
 #[tokio::test]
 async fn a_declaration_that_changes_has_only_the_keys_of_its_spoke_looked_up_again() {
     let hub = hub().await;
@@ -351,7 +351,7 @@ async fn until_admits(hub: &TestHub, key: &str, what: &str) {
     .await;
 }
 
-/// A managed Postgres without a volume, or one that somebody emptied.
+/// As with a managed Postgres without a volume, or one that somebody has emptied.
 #[tokio::test]
 async fn a_schema_that_is_dropped_leaves_the_admin_and_takes_a_restored_spokes_key_at_once() {
     let hub = hub_with(|config| {
@@ -374,7 +374,7 @@ async fn a_schema_that_is_dropped_leaves_the_admin_and_takes_a_restored_spokes_k
         }
     })
     .await;
-    // Connected peers are told to go when their key is next looked up.
+    // Connected peers are disconnected when their key is next looked up.
     assert_eq!(socket.closed().await.0, 4401);
     assert_eq!(put(&hub, "builder", &spoke).await.status, 201);
     Wire::connect(&hub, &key).await;
@@ -450,12 +450,12 @@ async fn keys_of_another_hash_key_are_listed_as_dead_and_counted() {
         .expect("keys")
         .iter()
         .filter(|key| key["dead"] == true);
-    // The client's key, and the first hub's admin key.
+    // These are the client's key and the first hub's admin key.
     assert_eq!(dead.count(), 2, "{}", keys.text);
     assert_eq!(two.get("/v1/admin/hub").await.body["data"]["deadKeys"], 2);
 }
 
-/// An operator of the next minor version may name what this hub does not know yet.
+/// An operator of the next minor version may send fields that this hub does not know yet.
 #[tokio::test]
 async fn a_declaration_with_a_field_of_the_next_version_is_taken() {
     let hub = hub().await;

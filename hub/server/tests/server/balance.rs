@@ -1,4 +1,4 @@
-//! How connections get from hub to hub: told to by an operator, or because they are unequally spread.
+//! How connections get from hub to hub: because an operator says so, or because they are unequally spread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,13 +19,13 @@ use crate::cluster::{answers, knows_upper, pair, pair_with};
 use crate::harness::{Answer, TestHub, in_flight};
 use crate::wire::{Dialect, Wire, operation, request};
 
-/// Peers of a load balancer.
+/// The number of peers behind the load balancer.
 const PEERS: usize = 24;
 
-/// The time that the rule needs to observe, and to move half of those peers, twice.
+/// The time that the rule needs to observe, and to move half of those peers, twice over.
 const LONG: Duration = Duration::from_secs(90);
 
-/// Tells a hub by another one to drain, for so many seconds.
+/// Tells one hub, through another, to drain for this many seconds.
 async fn drain(at: &TestHub, hub: &TestHub, seconds: u64) -> Answer {
     let path = format!("/v1/admin/hubs/{}/drain", hub.hub.hub_id());
     let body = json!({ "seconds": seconds }).to_string();
@@ -45,7 +45,7 @@ async fn undrain(at: &TestHub, hub: &TestHub) -> u16 {
     undone.expect("answered").status().as_u16()
 }
 
-/// The report of a hub about another one.
+/// What a hub reports about another one.
 async fn reported(at: &TestHub, hub: &TestHub) -> Value {
     let report = at.get("/v1/admin/hub").await;
     let pods = report.body["data"]["pods"].as_array().expect("pods").clone();
@@ -62,7 +62,7 @@ async fn drains(at: &TestHub, hub: &TestHub, expected: bool) {
     .await;
 }
 
-/// Waits until both hubs count each other and so many seconds' figures.
+/// Waits until both hubs count each other and have this many seconds of figures.
 async fn both_are_members(one: &TestHub, two: &TestHub) {
     for hub in [one, two] {
         until("the hubs know of each other", || async {
@@ -88,7 +88,7 @@ async fn knock(hub: &TestHub, key: &str) -> (u16, Option<String>) {
     }
 }
 
-/// Waits until a hub answers upgrades so.
+/// Waits until a hub answers upgrades with this status.
 async fn door_is(hub: &TestHub, key: &str, status: u16) -> Option<String> {
     until("the door is as it shall be", || async {
         match knock(hub, key).await {
@@ -118,7 +118,7 @@ async fn a_hub_that_is_told_to_drain_lets_plain_peers_go_after_their_calls_and_k
         let told = drain(&two, &one, 60).await;
         assert_eq!(told.body["data"]["hubId"], one.hub.hub_id().as_str(), "{told:?}");
         drains(&two, &one, true).await;
-        // It is chosen, but not closed, since its call is running.
+        // The spoke's connection is chosen, but not closed, because its call is still running.
         until("the spoke is to go", || async {
             match one.metric("alkhub_balance_moves_total{reason=\"drain\"}").await {
                 Some(1.0) => Ok(()),
@@ -290,7 +290,7 @@ impl Doors {
         hubs.iter().map(|hub| hub.hub.url().replacen("http", "ws", 1)).collect()
     }
 
-    /// One by chance.
+    /// One of them at random.
     fn any(&self) -> String {
         let urls = self.0.lock();
         let number: u32 = rand::random();
@@ -326,7 +326,7 @@ async fn connections_spread_over_a_hub_that_joins_and_none_moves_while_redis_is_
     let (doors, connected) = (Doors::of(&[&one]), Arc::new(AtomicUsize::new(0)));
     let mut peers = JoinSet::new();
     for _ in 0..PEERS {
-        // From one address: the hub tells them apart by their keys.
+        // They come from one address, so the hub tells them apart by their keys.
         let (key, _) = one.key(&["events:subscribe:*"]).await;
         peers.spawn(come_and_go(doors.clone(), key, connected.clone()));
     }
@@ -355,7 +355,7 @@ async fn connections_spread_over_a_hub_that_joins_and_none_moves_while_redis_is_
     redis.thaw();
     doors.lead_to(&[&one, &two]);
 
-    // Without slack a hub keeps a tenth more than its part.
+    // Without slack a hub keeps a tenth more than its part of the mean.
     until_within("the peers are spread", LONG, || async {
         let report = one.get("/v1/admin/hub").await.body["data"]["balance"].clone();
         let is_even = report["total"] == PEERS && report["max"].as_u64().is_some_and(|max| max <= 14);
@@ -367,7 +367,7 @@ async fn connections_spread_over_a_hub_that_joins_and_none_moves_while_redis_is_
     assert!(peers.try_join_next().is_none(), "a peer has failed");
 }
 
-/// A client whose session moves when it is asked to; with the id of the session.
+/// A client whose session moves when asked to; also returns the id of the session.
 async fn mover(hub: &TestHub, resume: Option<&str>) -> (Wire, String) {
     let mut wire = Wire::connect(hub, &hub.admin).await;
     let id = greet(&mut wire, resume).await;
@@ -386,7 +386,7 @@ async fn greet(wire: &mut Wire, resume: Option<&str>) -> String {
     id.to_owned()
 }
 
-/// A client as [`mover`] makes it, that has dialled a Service by its name.
+/// A client like that of [`mover`], but one that has dialled a Service by its name.
 async fn mover_by_name(hub: &TestHub) -> (Wire, String) {
     let mut service = request(hub, Some(&hub.admin));
     let host = HeaderValue::from_static("hub.team.svc:7420");
@@ -396,7 +396,7 @@ async fn mover_by_name(hub: &TestHub) -> (Wire, String) {
     (wire, id)
 }
 
-/// Two hubs that know of each other, and where peers in their cluster reach each.
+/// Two hubs that know each other, and the address at which peers in their cluster reach each of them.
 async fn pair_with_addresses(redis: &RedisServer) -> (TestHub, TestHub) {
     let ports = [Port::free(), Port::free()];
     let settings = ports.each_ref().map(|port| {
@@ -412,7 +412,7 @@ async fn pair_with_addresses(redis: &RedisServer) -> (TestHub, TestHub) {
     (one, two)
 }
 
-/// Where it is to go: the hub that has room, by its address; and nowhere in particular for who may be anywhere.
+/// A peer in the cluster is told the address of the hub that has room; a peer that may be anywhere is told no target.
 #[tokio::test]
 async fn who_dials_a_service_by_its_name_is_told_which_hub_should_have_it() {
     let redis = RedisServer::start().await;
@@ -481,7 +481,7 @@ async fn who_was_asked_to_move_here_is_not_asked_again_for_balance() {
     assert_eq!(undrain(&two, &one).await, 204);
     drains(&two, &one, false).await;
 
-    // They have been on the hub for longer than all others, which would go after them.
+    // By age the moved sessions would go first: they have been on the hub for longer than all of these.
     for _ in 0..14 {
         joins(mover(&two, None).await.0, false);
     }

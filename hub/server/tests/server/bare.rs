@@ -1,4 +1,4 @@
-//! A WebSocket as bytes on a TCP socket: it sends what no library would, and reads only when a test says so.
+//! A WebSocket as bytes on a TCP socket: it sends what no library would send, and reads only when a test says so.
 
 use alkhub_test_support::within;
 use serde_json::Value;
@@ -7,19 +7,19 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::harness::TestHub;
 
-/// The head of a ping as the hub sends it: eight bytes follow.
+/// The head of a ping from the hub; eight bytes follow.
 pub(crate) const PING: [u8; 2] = [0x89, 8];
 
-/// What a narrow socket's kernel keeps for it: full soon.
+/// How much the kernel buffers for a narrow socket: little, so that it is soon full.
 const NARROW_BYTES: u32 = 4096;
 
-/// An open WebSocket, and what the hub has said on it that was read.
+/// An open WebSocket, and what was read of what the hub has sent on it.
 pub(crate) struct Bare {
     pub(crate) socket: TcpStream,
     pub(crate) said: Vec<u8>,
 }
 
-/// A whole frame, masked with zeros, which leaves the payload as it is; `first` has its flags and opcode.
+/// A whole frame, masked with zeros, which leaves the payload unchanged; `first` contains the flags and the opcode.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = match payload.len() {
         short @ ..126 => vec![0x80 | u8::try_from(short).expect("under 126")],
@@ -33,7 +33,6 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first], &length[..], &[0; 4], payload].concat()
 }
 
-/// A text message.
 pub(crate) fn text(text: &str) -> Vec<u8> {
     frame(0x81, text.as_bytes())
 }
@@ -45,7 +44,7 @@ impl Bare {
         Self::upgrade(TcpSocket::new_v4().expect("a socket"), hub, key).await
     }
 
-    /// One whose kernel takes little: what is not read stays with the hub.
+    /// A connection whose kernel buffers little: what is not read stays with the hub.
     pub(crate) async fn narrow(hub: &TestHub, key: &str) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(NARROW_BYTES).expect("set");
@@ -77,17 +76,15 @@ impl Bare {
         self.socket.write_all(bytes).await.expect("the kernel takes it");
     }
 
-    /// Sends a text message.
     pub(crate) async fn text(&mut self, message: &str) {
         self.send(&text(message)).await;
     }
 
-    /// Sends a JSON message.
     pub(crate) async fn message(&mut self, message: &Value) {
         self.text(&message.to_string()).await;
     }
 
-    /// Reads on until what was said has `wanted` in it.
+    /// Reads until what the hub has sent contains `wanted`.
     pub(crate) async fn until_said(&mut self, wanted: &[u8]) {
         let what = format!("`{}` is said", String::from_utf8_lossy(wanted));
         let reading = async {
@@ -99,7 +96,7 @@ impl Bare {
         within(&what, reading).await;
     }
 
-    /// Answers the ping that the hub has sent, or sends now, and forgets what was said.
+    /// Answers the ping that the hub has sent or sends now, and forgets what was read before.
     pub(crate) async fn answer_ping(&mut self) {
         self.until_said(&PING).await;
         let at = self.said.windows(2).position(|part| part == PING).expect("seen") + 2;
@@ -111,12 +108,12 @@ impl Bare {
         self.send(&pong).await;
     }
 
-    /// What was said so far, as text.
+    /// What was read so far, as text.
     pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&self.said).into_owned()
     }
 
-    /// The code and the reason with which the hub closes; everything before it is passed over.
+    /// The code and the reason with which the hub closes; everything before that is skipped.
     pub(crate) async fn closed(&mut self) -> (u16, String) {
         let closed = async {
             loop {
@@ -131,7 +128,7 @@ impl Bare {
         within("the hub closes", closed).await
     }
 
-    /// Opcode and payload of the next frame.
+    /// The opcode and the payload of the next frame.
     async fn next(&mut self) -> (u8, Vec<u8>) {
         assert!(self.said.is_empty(), "some of it was read as bytes");
         let first = self.socket.read_u8().await.expect("read");
@@ -145,7 +142,7 @@ impl Bare {
         (first & 0x0F, payload)
     }
 
-    /// Everything that the hub says until it closes its side.
+    /// Everything that the hub sends until it closes its side.
     pub(crate) async fn rest(mut self) -> Vec<u8> {
         within("the hub closes", self.socket.read_to_end(&mut self.said))
             .await

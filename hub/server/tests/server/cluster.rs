@@ -1,4 +1,4 @@
-//! Two hubs that share Redis and Postgres: what one is told, the other does.
+//! Two hubs that share Redis and Postgres: what one is told also takes effect on the other.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(crate) async fn pair_with<C: FnOnce(&mut HubConfig)>([of_one, of_two]: [C; 2
             match &shared {
                 Some(first) => {
                     config.store.schema = first.store.schema.clone();
-                    // As pods of one Hub: a first key of another file would end the one before.
+                    // As for pods of one Hub: a first key from another file would end the previous one.
                     config.auth = first.auth.clone();
                 }
                 None => shared = Some(config.clone()),
@@ -55,7 +55,7 @@ pub(crate) async fn knows_upper(hub: &TestHub) {
     .await;
 }
 
-/// A call of `text.upper` at a hub reaches this spoke, and the answer its caller.
+/// Checks that a call of `text.upper` at a hub reaches this spoke, and that the answer reaches the caller.
 pub(crate) async fn answers(hub: &TestHub, spoke: &mut Wire) {
     let input = json!("x");
     let (answer, ()) = tokio::join!(hub.post("/v1/call/text.upper", &input), async {
@@ -65,7 +65,7 @@ pub(crate) async fn answers(hub: &TestHub, spoke: &mut Wire) {
     assert_eq!(answer.body["data"], "X", "{answer:?}");
 }
 
-/// What is at a limit, or over it, on one hub is the same on the other.
+/// What is at or over a limit on one hub is so on the other, too.
 #[tokio::test]
 async fn the_deepest_values_and_the_faults_of_a_spoke_cross_from_hub_to_hub() {
     let redis = RedisServer::start().await;
@@ -284,7 +284,8 @@ async fn redis_away_degrades_a_hub_and_its_own_calls_go_on() {
     assert_eq!(spoke.expect("__error").await["payload"]["code"], "ACCESS_DENIED");
 }
 
-/// A declaration that allows less acts on what is connected, on every hub, and on nothing that it still allows.
+/// A declaration that allows less than before affects what is connected, on every hub, but nothing that it still
+/// allows.
 #[tokio::test]
 async fn a_declaration_that_is_narrowed_ends_what_it_no_longer_allows_on_every_hub() {
     let redis = RedisServer::start().await;
@@ -353,7 +354,7 @@ async fn a_declaration_that_is_narrowed_ends_what_it_no_longer_allows_on_every_h
         hub.post("/v1/call/text.other", &json!("c"))
             .await
             .is_problem(503, "NO_PROVIDER");
-        // The one place that is left is taken by the call that goes on.
+        // The one slot that is left is taken by the call that is still running.
         hub.post("/v1/call/text.upper", &json!("c"))
             .await
             .is_problem(503, "OVERLOADED");
@@ -376,7 +377,7 @@ async fn the_other_hubs_hear_of_a_drain_before_its_delay_ends() {
         starting_hub(|config| {
             config.events.redis_url = Some(redis.url().into());
             config.server.drain_delay = Duration::from_secs(3_600);
-            // Nothing is told by a renewal.
+            // Makes sure that nothing is announced by a renewal.
             config.events.lease_ttl = Duration::from_secs(3_600);
             config.events.lease_interval = Duration::from_secs(1_200);
             let own = config.store.schema.clone();

@@ -1,4 +1,4 @@
-//! The MUSTs of RFC 9110, 9112 and 6455 for a server, on real sockets; docs/HTTP.md names each test.
+//! The MUSTs of RFC 9110, 9112 and 6455 for a server, tested on real sockets; docs/HTTP.md names each test.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn connect(hub: &TestHub) -> TcpStream {
     TcpStream::connect(address).await.expect("connects")
 }
 
-/// One answer as it stands on the wire.
+/// One answer as it is on the wire.
 #[derive(Debug)]
 struct Raw {
     status: u16,
@@ -190,7 +190,7 @@ async fn lengths_that_contradict_each_other_are_refused_or_end_the_connection() 
     ] {
         said(&hub, post(wrong, "1")).await.is_problem(400);
     }
-    // The parser takes what ends with `chunked`.
+    // The parser accepts whatever ends with `chunked`.
     for wrong in [
         "gzip, chunked",
         "chunked, chunked",
@@ -289,7 +289,7 @@ async fn a_header_that_holds_one_value_is_refused_by_name_when_it_is_there_twice
             "{detail}"
         );
     }
-    // If there are two of these, they count as absent.
+    // A field that occurs twice counts as absent.
     let trace = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
     let twice = format!("{key}{trace}{trace}x-request-id: a\r\nx-request-id: b\r\n");
     let answer = said(&hub, get(twice)).await;
@@ -469,7 +469,7 @@ async fn a_client_that_reads_nothing_does_not_hold_its_place() {
     for _ in 0..3 {
         let mut socket = connect(&hub).await;
         let request = b"GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(400);
-        // What does not fit into the buffers of both ends is not waited for.
+        // Whatever does not fit into the buffers of both ends is not waited for.
         let _ = timeout(Duration::from_millis(200), socket.write_all(&request)).await;
         greedy.push(socket);
     }

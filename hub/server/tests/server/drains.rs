@@ -1,4 +1,4 @@
-//! The graceful end of a hub, with calls that run and calls that come while it drains.
+//! The graceful end of a hub, with calls that are running and calls that come during the drain.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::bare::{Bare, frame};
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
-/// Clients with a call under way when the hub begins to drain.
+/// How many clients have a call under way when the hub begins to drain.
 const CLIENTS: usize = 8;
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn calls_that_outlast_the_drain_are_failed() {
     assert!(watched.text.contains("event: error"), "{watched:?}");
 }
 
-/// Clients that each have called `text.upper` once, and the calls as the spoke got them.
+/// Clients that have each called `text.upper` once, and the calls as the spoke got them.
 async fn busy_clients(hub: &TestHub, spoke: &mut Wire) -> (Vec<Wire>, Vec<Value>) {
     let (mut clients, mut calls) = (Vec::new(), Vec::new());
     for _ in 0..CLIENTS {
@@ -106,7 +106,7 @@ async fn busy_clients(hub: &TestHub, spoke: &mut Wire) -> (Vec<Wire>, Vec<Value>
     (clients, calls)
 }
 
-/// A client with a call under way may go on calling: its hub has not closed its connection.
+/// A client with a call under way may keep calling, because its hub has not closed its connection.
 #[tokio::test]
 async fn calls_that_come_while_a_hub_drains_are_answered_as_those_that_run_and_then_every_socket_closes() {
     let hub = hub().await;
@@ -127,7 +127,7 @@ async fn calls_that_come_while_a_hub_drains_are_answered_as_those_that_run_and_t
                 (&json!("nobody"), &json!("OPERATION_NOT_FOUND"), &json!("no"))
             );
         }
-        // The last one first: each connection stays for as long as one of its calls runs.
+        // The last call is answered first: each connection stays for as long as one of its calls runs.
         for call in calls.iter().rev() {
             spoke.respond(call, json!("X")).await;
         }
@@ -148,7 +148,7 @@ async fn calls_that_come_while_a_hub_drains_are_answered_as_those_that_run_and_t
     assert_eq!(hub.hub.websockets(), 0);
 }
 
-/// A client keeps making calls, one after the other, on a hub whose drain ends before the spoke answers anything.
+/// A client makes one call after another on a hub whose drain ends before the spoke answers anything.
 #[tokio::test]
 async fn each_call_that_a_draining_hub_took_is_answered_by_name_before_its_socket_closes() {
     let hub = hub_with(|config| config.server.drain_timeout = Duration::from_millis(300)).await;
@@ -192,7 +192,7 @@ async fn each_call_that_a_draining_hub_took_is_answered_by_name_before_its_socke
 
     ended.expect("ends in time");
     assert_eq!(code, 1001);
-    // What was sent after the end was decided is not read; everything before it is.
+    // Whatever was sent after the end was decided is not read; everything before that is.
     let told_of: Vec<&str> = told.iter().filter_map(|error| error["requestId"].as_str()).collect();
     for number in 0..told.len() {
         assert!(
@@ -212,7 +212,7 @@ async fn each_call_that_a_draining_hub_took_is_answered_by_name_before_its_socke
     }
 }
 
-/// The errors that a client is told until its socket closes, and the code of the close.
+/// The errors that a client is told until its socket closes, and the close code.
 async fn until_closed(client: &mut Wire) -> (Vec<Value>, u16) {
     let mut told = Vec::new();
     loop {
@@ -229,10 +229,10 @@ async fn until_closed(client: &mut Wire) -> (Vec<Value>, u16) {
     }
 }
 
-/// Bytes of one event, of which the hub keeps more for a reader than the kernel does.
+/// The size of one event: the hub keeps more of them for a reader than the kernel does.
 const EVENT_BYTES: usize = 100_000;
 
-/// Events of that size: within what may wait for one reader.
+/// The number of such events: no more than may wait for one reader.
 const EVENTS: usize = 60;
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn a_message_that_has_begun_is_read_and_answered_before_a_hub_that_drains_
     let call = json!({ "type": "call.requested", "id": "asked", "payload": payload }).to_string();
     let (begun, rest) = call.as_bytes().split_at(call.len() / 2);
     client.send(&frame(0x01, begun)).await;
-    // What came before a ping has been read when that is answered.
+    // When the ping is answered, everything before it has been read.
     client.send(&frame(0x89, b"read")).await;
     client.until_said(b"read").await;
 
@@ -285,7 +285,7 @@ async fn a_hub_that_drains_writes_the_events_that_wait_before_it_closes() {
     ended.expect("ends in time");
     let said = String::from_utf8_lossy(&said);
     let missing: Vec<usize> = (0..EVENTS).filter(|n| !said.contains(&format!("{n:04}x"))).collect();
-    // What does not fit waits as a gap, which tells of it.
+    // Events that do not fit are replaced by a gap that reports them.
     assert!(missing.is_empty() || said.contains("__gap"), "{missing:?}");
     assert!(said.contains("the hub is going away"));
 }

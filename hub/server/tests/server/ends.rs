@@ -1,4 +1,4 @@
-//! Keys that end while streams of server-sent events are open with them, and how many of those one key may have.
+//! Keys that end while server-sent event streams are open under them, and how many such streams one key may have.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, new_key};
 use crate::wire::{Dialect, Wire, operation, request};
 
-/// A stream of topics, open with a key.
+/// A stream of topics, opened with a key.
 async fn topics(hub: &TestHub, key: &str) -> Response {
     let request = hub.as_key(key, Method::GET, "/v1/events?topic=a:1");
     let response = request.send().await.expect("answered");
@@ -20,7 +20,7 @@ async fn topics(hub: &TestHub, key: &str) -> Response {
     response
 }
 
-/// A spoke with a subscription, and a stream of its items, open with a key.
+/// A spoke with a subscription, and a stream of its items, opened with a key.
 async fn items(hub: &TestHub, key: &str) -> (Wire, Value, Response) {
     let (spoke_key, _) = hub.spoke_key("text").await;
     let mut spoke = Wire::connect(hub, &spoke_key).await;
@@ -35,7 +35,7 @@ async fn items(hub: &TestHub, key: &str) -> (Wire, Value, Response) {
     (spoke, call, response)
 }
 
-/// Reads a stream to its end; the problem in its last event.
+/// Reads a stream to its end; returns the problem in its last event.
 async fn last_words(response: Response) -> Value {
     let (mut pieces, mut text) = (response.bytes_stream(), String::new());
     let end = Instant::now() + LIMIT;
@@ -196,7 +196,7 @@ async fn a_change_that_was_not_heard_ends_streams_at_the_next_check() {
     let (key, id) = hub.key(&["events:subscribe:a"]).await;
     let stream = topics(&hub, &key).await;
 
-    // Past the hub's own route, as another hub does it while Redis is away.
+    // Bypasses the hub's own route, like another hub while Redis is away.
     hub.hub.store().keys().revoke(&id).await.expect("revoked");
 
     says(&last_words(stream).await, 401, "UNAUTHENTICATED", "the key was revoked");

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, new_key};
 use crate::wire::{Dialect, Wire, operation};
 
-/// Reads a stream until it has `count` events besides comments and `retry`.
+/// Reads a stream until it has `count` events, not counting comments and `retry`.
 async fn read(response: Response, count: usize) -> Vec<String> {
     let mut pieces = response.bytes_stream();
     let mut text = String::new();

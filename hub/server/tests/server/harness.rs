@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// Longest wait for anything in a test.
+/// The longest wait for anything in a test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 static SCHEMAS: AtomicU32 = AtomicU32::new(0);
 
-/// A running hub with what it needs, ended with the test.
+/// A running hub with what it needs; it ends with the test.
 pub(crate) struct TestHub {
     pub(crate) hub: Hub,
     pub(crate) admin: String,
@@ -42,7 +42,7 @@ pub(crate) fn postgres() -> &'static Server {
     })
 }
 
-/// Settings of a hub on free ports; secrets lie in `folder`.
+/// Settings of a hub on free ports; its secrets are in `folder`.
 pub(crate) fn config(folder: &std::path::Path, admin: &str) -> HubConfig {
     let file = |name: &str, text: &str| -> PathBuf {
         let path = folder.join(name);
@@ -95,7 +95,7 @@ pub(crate) fn starting_hub(change: impl FnOnce(&mut HubConfig)) -> TestHub {
     }
 }
 
-/// Waits until nothing of a kind is kept any more.
+/// Waits until nothing of this kind is kept any more.
 pub(crate) async fn nothing_is_kept(hub: &TestHub, kept: &str) {
     alkhub_test_support::until("everything is given back", || async {
         match hub.metric(&format!("alkhub_budget_bytes{{kept=\"{kept}\"}}")).await {
@@ -106,7 +106,7 @@ pub(crate) async fn nothing_is_kept(hub: &TestHub, kept: &str) {
     .await;
 }
 
-/// Waits until so many calls run.
+/// Waits until this many calls run.
 pub(crate) async fn in_flight(hub: &TestHub, calls: u32) {
     alkhub_test_support::until("so many calls run", || async {
         match hub.metric("alkhub_calls_in_flight").await {
@@ -120,7 +120,7 @@ pub(crate) async fn in_flight(hub: &TestHub, calls: u32) {
 // === impl TestHub ===
 
 impl TestHub {
-    /// The schema of its tables.
+    /// The Postgres schema of its tables.
     pub(crate) fn schema(&self) -> &SchemaName {
         &self.schema
     }
@@ -129,7 +129,7 @@ impl TestHub {
         self.folder.path()
     }
 
-    /// Runs a statement beside the hub's own.
+    /// Runs a statement on a connection of the test's own.
     pub(crate) async fn execute(&self, sql: &str) {
         let mut psql = tokio::process::Command::new("psql");
         let done = psql
@@ -143,7 +143,6 @@ impl TestHub {
         self.as_key(&self.admin, method, path)
     }
 
-    /// A request with a key.
     pub(crate) fn as_key(&self, key: &str, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("{}{path}", self.hub.url()))
@@ -165,18 +164,18 @@ impl TestHub {
         Answer::of(self.client.get(url).send().await.expect("answered")).await
     }
 
-    /// A new key with scopes; its text and its id.
+    /// Makes a key with scopes; returns its text and its id.
     pub(crate) async fn key(&self, scopes: &[&str]) -> (String, String) {
         self.made(&json!({ "name": "test", "scopes": scopes })).await
     }
 
-    /// A new key of a spoke that no resource declares.
+    /// Makes a key for a spoke that no resource declares.
     pub(crate) async fn spoke_key(&self, spoke: &str) -> (String, String) {
         self.made(&json!({ "name": "test", "scopes": ["spoke"], "spoke": spoke }))
             .await
     }
 
-    /// A new key as described; its text and its id.
+    /// Makes a key as described; returns its text and its id.
     pub(crate) async fn made(&self, create: &Value) -> (String, String) {
         let answer = self.post("/v1/admin/keys", create).await;
         assert_eq!(answer.status, 201, "{answer:?}");
@@ -184,7 +183,7 @@ impl TestHub {
         (text("key"), text("id"))
     }
 
-    /// Declares a spoke: its uid, its key, and what it may.
+    /// Declares a spoke: its uid, its key, and what it is allowed.
     pub(crate) async fn declare(&self, spoke: &str, declaration: &Value) {
         let request = self.request(Method::PUT, &format!("/v1/admin/spokes/{spoke}"));
         let request = request.body(declaration.to_string());
@@ -192,7 +191,7 @@ impl TestHub {
         assert!(answer.status < 300, "{answer:?}");
     }
 
-    /// The value of a metric's series, by the text before its value.
+    /// The value of a metric's series; `series` is the text before the value.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let text = self.management("/metrics").await.text;
         let line = text

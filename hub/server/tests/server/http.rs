@@ -1,4 +1,4 @@
-//! HTTP: calls, lists, and every answer that is an error.
+//! HTTP: calls, lists, and all error answers.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
-/// A spoke with a query, a subscription and a declared error, that answers by the input.
+/// A spoke with a query, a subscription and a declared error, whose answers depend on the input.
 async fn text_spoke(hub: &TestHub) -> Wire {
     let (key, _) = hub.spoke_key("text").await;
     let mut spoke = Wire::connect(hub, &key).await;
@@ -442,7 +442,7 @@ async fn browsers_may_call_only_when_configured() {
         Answer::of(request.send().await.expect("answered")).await
     };
 
-    // An empty id is none.
+    // An empty id counts as absent.
     let refused = preflight(&closed, "").await;
     assert_eq!(refused.header("access-control-allow-origin"), "");
     let allowed = preflight(&open, "").await;

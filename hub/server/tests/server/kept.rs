@@ -1,4 +1,4 @@
-//! What requests over HTTP make the hub keep: bodies that come, answers that nobody takes.
+//! What HTTP requests make the hub keep: incoming bodies, and answers that nobody takes.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn refused(hub: &TestHub, kept: &str, least: f64) {
     .await;
 }
 
-/// Waits until bodies of so many bytes are kept.
+/// Waits until bodies of exactly this many bytes are kept.
 async fn kept_are(hub: &TestHub, bytes: f64) {
     until("bodies of this size are kept", || async {
         match hub.metric(r#"alkhub_budget_bytes{kept="bodies"}"#).await {
@@ -45,7 +45,7 @@ async fn kept_are(hub: &TestHub, bytes: f64) {
     .await;
 }
 
-/// A client of HTTP/2 that lets so many bytes of each answer come and no more; its connection answers pings.
+/// An HTTP/2 client that lets only this many bytes of each answer through; its connection answers pings.
 struct Narrow<'a> {
     hub: &'a TestHub,
     sender: SendRequest<Full<Bytes>>,
@@ -87,7 +87,7 @@ impl Drop for Narrow<'_> {
     }
 }
 
-/// A spoke that answers each call with a text of so many bytes.
+/// A spoke that answers each call with a text of this many bytes.
 async fn large(hub: &TestHub, bytes: usize) -> tokio::task::JoinHandle<()> {
     let mut spoke = Wire::spoke(hub, &[operation("text", "large", "query")]).await;
     tokio_util::task::TaskTracker::new().spawn(async move {
@@ -111,8 +111,8 @@ async fn bodies_are_charged_as_they_grow_and_refused_by_name_over_the_budget() {
         let mut socket = connect(&hub).await;
         socket.write_all(&begun).await.expect("read by the hub");
         sockets.push(socket);
-        // Each waits for the result of the previous one: requests that grow at the same time may take the room from one
-        // another.
+        // Each waits for the result of the previous one: requests that grow at the same time may take room from each
+        // other.
         if number < 2 {
             kept_are(&hub, f64::from(number + 1) * 1_048_576.0).await;
         } else {

@@ -117,7 +117,7 @@ async fn the_proxy_protocol_tells_the_client_and_is_asked_of_trusted_proxies() {
             .await
             .expect("written");
         let mut answer = String::new();
-        // One that is cut off has said nothing.
+        // An answer that was cut off counts as none.
         let _ = socket.read_to_string(&mut answer).await;
         answer.get(9..12).map(str::to_owned)
     };
@@ -136,7 +136,7 @@ async fn a_key_over_its_rate_gets_429_and_others_do_not() {
     const REQUESTS: usize = 40;
     let hub = hub_with(|config| config.server.requests_per_second_per_key = 1).await;
     let (key, _) = hub.key(&["operations:read"]).await;
-    // So many that some exceed the rate even if they take half a minute.
+    // So many that some exceed the rate even if they take half a minute altogether.
     let requests = (0..REQUESTS).map(|_| hub.as_key(&key, Method::GET, "/v1/operations").send());
 
     let answers = join_all(
@@ -214,7 +214,7 @@ async fn a_hub_has_only_so_many_connections_upgraded_ones_too() {
     .await;
 }
 
-/// A client that guesses keys behind an address uses up nothing that the other clients there need.
+/// A client that guesses keys uses up nothing that other clients behind the same address need.
 #[tokio::test]
 async fn good_keys_that_were_never_used_get_in_while_a_stranger_of_the_same_address_guesses() {
     const GUESSES: usize = 400;

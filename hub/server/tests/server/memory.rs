@@ -1,6 +1,6 @@
-//! What an idle connection costs; printed, for the benchmark is where it is compared.
+//! The cost of an idle connection, which is only printed: figures are compared in the benchmark.
 //!
-//! The clients are bare sockets: a WebSocket library's buffers would be most of what is seen.
+//! The clients are bare sockets, because most of what is measured would otherwise be a WebSocket library's buffers.
 
 use futures::future::join_all;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -16,14 +16,14 @@ const SUBSCRIBE: &str = r#"{"type":"__subscribe","id":"","payload":"a:1"}"#;
 
 const SUBSCRIBED: &str = r#"{"type":"__subscribed","id":"","payload":{"topic":"a:1"}}"#;
 
-/// Resident bytes of this process, both ends of the connections included.
+/// Resident bytes of this process, including both ends of the connections.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     let pages: usize = status.split(' ').nth(1).expect("a number").parse().expect("a number");
     pages * 4096
 }
 
-/// Raises the limit of open files, which is 1,024 in most shells: both ends of each connection are of this process.
+/// Raises the limit of open files, which is 1,024 in most shells: both ends of each connection are in this process.
 fn allow_files(wanted: u64) {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     let wanted = wanted.max(soft);
@@ -40,7 +40,7 @@ async fn subscriber(hub: &TestHub) -> TcpStream {
     socket
 }
 
-/// Reads one short text frame, and pings before it.
+/// Reads one short text frame, skipping pings before it.
 async fn expect(socket: &mut TcpStream, text: &str) {
     loop {
         let [first, length] = [

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, postgres};
 use crate::wire::Wire;
 
-/// A request of which the header has been sent, and is known to be there, and the body has not.
+/// A request whose header has been sent and has arrived, but whose body has not been sent.
 struct Begun {
     socket: TcpStream,
     body: String,
@@ -29,7 +29,7 @@ impl Begun {
             body.len()
         );
         socket.write_all(head.as_bytes()).await.expect("written");
-        // Leave to send is given when the body is first read: the key was good then.
+        // `100 Continue` is sent when the body is first read: the key was good at that time.
         let mut leave = [0; 25];
         timeout(LIMIT, socket.read_exact(&mut leave))
             .await
@@ -50,7 +50,7 @@ impl Begun {
     }
 }
 
-/// Another who uses the database.
+/// Another user of the database.
 struct Psql {
     _process: Child,
     input: ChildStdin,
@@ -70,7 +70,7 @@ impl Psql {
         }
     }
 
-    /// The first line of what a statement gives.
+    /// The first line of a statement's result.
     async fn ask(&mut self, sql: &str) -> String {
         self.input
             .write_all(format!("{sql};\n").as_bytes())
@@ -80,7 +80,7 @@ impl Psql {
         line.expect("read").expect("open")
     }
 
-    /// Locks a key's row until the end.
+    /// Locks a key's row until the end of the transaction.
     async fn lock(&mut self, hub: &TestHub, id: &str) {
         let lock = format!(
             "BEGIN; SELECT id FROM {}.keys WHERE id = '{id}' FOR UPDATE",
@@ -89,7 +89,7 @@ impl Psql {
         assert_eq!(self.ask(&lock).await, id);
     }
 
-    /// Waits until a statement waits for the lock.
+    /// Waits until another statement waits for the lock.
     async fn until_waited_for(&mut self) {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))";
         timeout(LIMIT, async { while self.ask(waiting).await == "0" {} })
@@ -148,7 +148,7 @@ async fn a_key_that_expires_while_its_requests_body_arrives_writes_nothing() {
     assert!(!hub.get("/v1/admin/keys").await.text.contains("afterlife"));
 }
 
-/// The hub that takes the request does not know yet that the key was revoked: Postgres does.
+/// The hub that accepts the request does not know yet that the key was revoked, but Postgres does.
 #[tokio::test]
 async fn a_write_that_a_revocation_overtakes_in_the_database_is_not_made() {
     let hub = hub().await;

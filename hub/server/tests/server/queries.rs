@@ -1,4 +1,4 @@
-//! Queries: what a route does not know is refused, and nothing is done.
+//! Query parameters: a request with one that its route does not know is refused, and nothing is done.
 
 use reqwest::Method;
 use serde_json::json;

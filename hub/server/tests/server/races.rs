@@ -36,7 +36,7 @@ impl Raced {
             let url = format!("redis://{}", proxy.address());
             move |config: &mut HubConfig| {
                 config.events.redis_url = Some(url.into());
-                // What is held back is late, but no link is given up because of it.
+                // Messages that are held back arrive late, but no link may be given up because of that.
                 config.events.timeout = Duration::from_secs(120);
                 config.events.probe_interval = Duration::from_secs(60);
             }
@@ -51,14 +51,14 @@ impl Raced {
         }
     }
 
-    /// A connection to a hub, and its request to be an instance of the spoke.
+    /// Opens a connection to a hub, and asks for registration as an instance of the spoke.
     async fn registers(&self, hub: usize, instance: &str) -> Wire {
         let mut spoke = Wire::connect(&self.hubs[hub], &self.key).await;
         request(&mut spoke, instance).await;
         spoke
     }
 
-    /// The same, when the hub has read the request and Redis, which is held back, does not answer.
+    /// The same, but returns when the hub has read the request; Redis is held back and does not answer.
     async fn asks(&self, hub: usize, instance: &str) -> Wire {
         let mut spoke = self.registers(hub, instance).await;
         is_read(&mut spoke).await;
@@ -80,7 +80,7 @@ impl Raced {
     }
 }
 
-/// A request to be an instance of the spoke.
+/// Sends a request for registration as an instance of the spoke.
 async fn request(spoke: &mut Wire, instance: &str) {
     let input = json!({ "instanceId": instance, "operations": [operation("text", "upper", "query")] });
     spoke.call(Dialect::Origin, "register", "hub.register", input).await;
@@ -106,7 +106,7 @@ async fn generation(spoke: &mut Wire) -> u64 {
 }
 
 /// A newer connection of the instance has come: this one is told that it may try again or, if it was registered for a
-/// moment, is closed.
+/// moment, closed.
 async fn gives_way(spoke: &mut Wire) {
     let answer = spoke.recv().await;
     if answer["type"] == "call.responded" {
@@ -145,7 +145,7 @@ async fn of_two_hubs_that_register_an_instance_at_once_the_one_that_comes_to_red
     }
 }
 
-/// Both wait for Redis, in the order in which they asked, and in the order in which they were opened.
+/// Both wait for Redis. What decides is the order in which they asked, whichever of them was opened first.
 #[tokio::test]
 async fn of_two_connections_to_one_hub_that_register_an_instance_at_once_the_one_that_asked_last_has_it() {
     let raced = Raced::start().await;

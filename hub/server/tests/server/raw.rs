@@ -67,7 +67,7 @@ async fn with_stream(change: impl FnOnce(&mut HubConfig)) -> (TestHub, Wire) {
     (hub, spoke)
 }
 
-/// A call as a process of the origin makes it.
+/// A call in the form in which a process of the origin makes it.
 fn call(request: &str, operation: &str, input: &Value) -> Value {
     let payload = json!({ "requestId": request, "operationId": operation, "input": input });
     json!({ "type": "call.requested", "id": "", "payload": payload })
@@ -87,7 +87,8 @@ async fn origins_spoke(hub: &TestHub, name: &str, kind: &str) -> Bare {
 }
 
 /// A process of the origin takes items through a queue of its own, and sees an end that arrives in the same read before
-/// them: so the end is sent only after a ping behind the items was answered, and never together with them.
+/// it sees them. So the end is sent only after a ping that followed the items was answered, and never together with the
+/// items.
 #[tokio::test]
 async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins_dialect() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
@@ -101,7 +102,7 @@ async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins
         spoke.say(end, &asked, json!({ "code": "QUOTA" })).await;
 
         origin.until_said(&PING).await;
-        // Whatever else is asked meanwhile is answered, and the end still waits.
+        // Other requests are answered in the meantime, while the end still waits.
         origin.text(r#"{"type":"__unsubscribe","id":"","payload":"a:1"}"#).await;
         origin.until_said(b"__unsubscribed").await;
         let said = origin.said();
@@ -113,11 +114,11 @@ async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins
     }
 }
 
-/// A peer that answers no pings makes the hub keep only so much, all of which is charged to its key.
+/// A peer that answers no pings makes the hub keep only a bounded amount, all of which is charged to its key.
 #[tokio::test]
 async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to_their_reader() {
     let (hub, mut spoke) = with_stream(|config| {
-        // No beat lets one go in the meantime.
+        // No heartbeat must release an end in the meantime.
         config.server.ping_interval = LIMIT * 3;
         config.server.dead_after = LIMIT * 6;
     })
@@ -133,7 +134,7 @@ async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to
         spoke
             .say("call.error", &asked, json!({ "code": "QUOTA", "details": details }))
             .await;
-        // One may wait; the next makes it go.
+        // One end may wait; the next one releases it.
         if number > 0 {
             let gone = format!(r#""requestId":"s{}","code":"QUOTA""#, number - 1);
             origin.until_said(gone.as_bytes()).await;
@@ -147,7 +148,7 @@ async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to
     nothing_is_kept(&hub, "queues").await;
 }
 
-/// A client that stops a stream is told of its end like any other end of a stream with items.
+/// A client that stops a stream is told of its end in the same way as of any other end of a stream with items.
 #[tokio::test]
 async fn the_end_of_a_stream_that_its_caller_stops_waits_for_a_pong_as_well() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
@@ -184,8 +185,8 @@ async fn the_end_of_a_stream_follows_its_items_at_once_in_the_second_dialect() {
     assert_eq!(said.matches("call.responded").count(), 1, "{said}");
 }
 
-/// A process of the origin takes calls and aborts through two queues too: if one read brings several calls and the
-/// abort of a later one, it sees the abort first, and that call runs on.
+/// A process of the origin takes calls and aborts through two queues, too: if one read brings several calls and the
+/// abort of a later one, it sees the abort first, and that call continues to run.
 #[tokio::test]
 async fn an_abort_waits_until_its_spoke_has_the_call_in_the_origins_dialect() {
     let hub = hub().await;
@@ -197,7 +198,7 @@ async fn an_abort_waits_until_its_spoke_has_the_call_in_the_origins_dialect() {
     }
     caller.send(&abort("c2")).await;
     caller.expect("call.aborted").await;
-    // A call that is made later does not wait.
+    // A call that is made later does not have to wait.
     caller.call(Dialect::Origin, "c4", "text.watch", json!("c4")).await;
     origin.until_said(br#""input":"c4""#).await;
     origin.until_said(&PING).await;
@@ -213,7 +214,7 @@ async fn an_abort_waits_until_its_spoke_has_the_call_in_the_origins_dialect() {
     origin.until_said(wanted.as_bytes()).await;
 }
 
-/// A spoke that answers no ping gets its aborts all the same.
+/// A spoke that answers no pings gets its aborts all the same.
 #[tokio::test]
 async fn an_abort_comes_after_two_beats_where_the_spoke_answers_no_ping() {
     let hub = hub_with(|config| config.server.ping_interval = Duration::from_millis(300)).await;

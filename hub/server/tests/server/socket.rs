@@ -1,4 +1,4 @@
-//! WebSockets: both dialects as the origin's clients and spokes speak them, and everything that is not right.
+//! WebSockets: both dialects as the origin's clients and spokes speak them, and everything that can be wrong.
 
 mod broken;
 mod greedy;
@@ -28,7 +28,7 @@ async fn with_spoke(hub: &TestHub, dialect: Dialect) -> Wire {
     spoke
 }
 
-/// Who asks and who answers may speak different dialects; each is spoken to in its own.
+/// The caller and the spoke may speak different dialects; each is addressed in its own.
 #[tokio::test]
 async fn a_call_goes_to_a_spoke_and_back_in_every_mix_of_dialects() {
     for spoke_dialect in [Dialect::Origin, Dialect::Successor] {
@@ -343,7 +343,7 @@ async fn a_peer_that_answers_no_ping_is_let_go() {
     let open = || async { Ok::<_, String>(hub.hub.websockets()) };
     assert_eq!(open().await, Ok(2));
 
-    // Reading is what answers pings here: one peer reads on, the other does not.
+    // Pings are answered while reading: one peer keeps reading, the other does not.
     tokio::select! {
         message = alive.next() => panic!("{message:?}"),
         () = until("one socket is left", async || match hub.hub.websockets() {

@@ -1,4 +1,4 @@
-//! Streams of server-sent events whose hub drains: they end properly, and their clients go on at another hub.
+//! Streams of server-sent events whose hub drains: they end properly, and their clients continue at another hub.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use crate::cluster::{knows_upper, pair_with};
 use crate::harness::{LIMIT, TestHub, hub};
 use crate::wire::{Dialect, Wire, operation};
 
-/// Every third event has this many bytes: large events are shared by all who read them, and written in pieces.
+/// The size of every third event: large events are shared by everybody who reads them, and written in pieces.
 const LARGE_BYTES: usize = 20_000;
 
-/// What a reader that does not read is sent, as a number of events of that size: more than the kernel keeps for it, but
-/// no more than the hub does.
+/// How much is sent to a reader that does not read, as a number of events of that size: more than the kernel keeps for
+/// it, but no more than the hub does.
 const UNREAD_EVENTS: usize = 40;
 const UNREAD_BYTES: usize = 100_000;
 
-/// What the kernel keeps for that one.
+/// What the kernel keeps for that reader.
 const NARROW_BYTES: u32 = 4096;
 
-/// How long a spoke waits between two items for a message.
+/// How long a spoke waits for a message between two items.
 const PACE: Duration = Duration::from_millis(2);
 
 /// One event of a stream.
@@ -49,7 +49,7 @@ struct Stream {
 // === impl Event ===
 
 impl Event {
-    /// Reads one that is whole.
+    /// Parses a whole event.
     fn of(text: &str) -> Self {
         let (mut id, mut name, mut data) = (None, None, String::new());
         for line in text.lines() {
@@ -64,7 +64,7 @@ impl Event {
         Self { id, name, data }
     }
 
-    /// The number that was published.
+    /// The number that was published in it.
     fn number(&self) -> u64 {
         let number = self.data["payload"]["n"].as_u64();
         number.unwrap_or_else(|| panic!("no event of the test's: {self:?}"))
@@ -103,7 +103,7 @@ impl Stream {
         events(&self.text)
     }
 
-    /// Whether there was more.
+    /// Reads the next piece; returns whether there was one.
     async fn read(&mut self) -> bool {
         let Some(piece) = within("more of the stream, or its end", self.pieces.next()).await else {
             return false;
@@ -114,7 +114,7 @@ impl Stream {
     }
 }
 
-/// The events of a text, which has nothing else but comments and `retry`, and ends with one of them.
+/// The events in a text that otherwise contains only comments and `retry`, and that ends with a whole block.
 fn events(text: &str) -> Vec<Event> {
     assert!(text.is_empty() || text.ends_with("\n\n"), "the last event is not whole");
     let blocks = text.split_terminator("\n\n");
@@ -122,7 +122,7 @@ fn events(text: &str) -> Vec<Event> {
     events.map(Event::of).collect()
 }
 
-/// Two hubs that take as many requests as come.
+/// Two hubs without limits on the rate of requests.
 async fn hubs(redis: &RedisServer, drain_timeout: Duration) -> (TestHub, TestHub) {
     let change = |()| {
         let url = redis.url();
@@ -144,7 +144,7 @@ async fn publish(hub: &TestHub, payload: &Value) {
     assert_eq!(published.status, 202, "{published:?}");
 }
 
-/// Numbered events, until a stream has ended.
+/// Publishes numbered events until a stream has ended.
 async fn publish_until(over: &CancellationToken, hub: &TestHub) {
     for number in 0_u64.. {
         if over.is_cancelled() {
@@ -285,7 +285,7 @@ async fn asked(hub: &TestHub, spoke: &mut Wire) -> (Stream, Value) {
     tokio::join!(Stream::open(request), spoke.expect("call.requested"))
 }
 
-/// What the items say.
+/// The numbers in the items.
 fn numbers(items: &[Event]) -> impl Iterator<Item = u64> {
     items.iter().map(|item| {
         assert_eq!(item.name.as_deref(), Some("next"), "{item:?}");
@@ -325,7 +325,7 @@ async fn a_subscription_over_sse_that_outlasts_the_drain_ends_by_name_behind_its
     let (mut spoke, call, stream) = followed(&one, &two).await;
 
     let giving = async {
-        // It goes on until it is told to stop.
+        // The spoke continues until it is told to stop.
         for number in 0_u64.. {
             spoke.respond(&call, json!(number.to_string())).await;
             if let Ok(told) = timeout(PACE, spoke.expect("call.aborted")).await {

@@ -1,4 +1,5 @@
-//! TLS at the hub: what is served over it, and what happens to those who speak the other way.
+//! TLS at the hub: what is served over it, and what happens to clients that speak plain text to it or TLS to a plain
+//! port.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,14 +43,14 @@ async fn tls_hub(change: impl FnOnce(&mut alkhub_config::HubConfig)) -> (TestHub
     (hub, client)
 }
 
-/// What the hub says to these bytes until it closes.
+/// What the hub answers to these bytes until it closes.
 async fn said(hub: &TestHub, bytes: &[u8]) -> String {
     let url = hub.hub.url();
     let (_, address) = url.split_once("://").expect("a URL");
     let mut socket = TcpStream::connect(address).await.expect("connects");
     socket.write_all(bytes).await.expect("written");
     let mut said = Vec::new();
-    // A connection that is cut has said what it has said.
+    // If the connection is cut, what was said before still counts.
     let _ = timeout(LIMIT, socket.read_to_end(&mut said))
         .await
         .expect("closed in time");
@@ -190,7 +191,7 @@ async fn tls_to_the_plain_port_is_answered_in_plain_and_disturbs_nobody() {
     assert_eq!(hub.get("/v1/operations").await.status, 200);
 }
 
-/// Plain text there would tell a TLS client that it has the wrong address, when the hub is only full.
+/// Plain text on that port would tell a TLS client that its address is wrong, when the hub is only full.
 #[tokio::test]
 async fn a_full_hub_says_nothing_in_plain_to_a_client_of_its_tls_port() {
     let (hub, client) = tls_hub(|config| config.server.max_connections = 1).await;

@@ -1,4 +1,4 @@
-//! Writes of the admin API whose answer is lost between Postgres and the hub: they may have been made, and the hub
+//! Writes of the admin API whose answer is lost between Postgres and the hub: they may have been made, so the hub
 //! answers 503.
 
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use crate::harness::{Answer, TestHub, hub_with, new_key};
 use crate::wire::Wire;
 
-/// A hub with a proxy between it and a Postgres of its own, in which a commit that ends a key waits while `public.held`
-/// has a row.
+/// A hub with a proxy between it and a Postgres of its own, in which a commit that ends a key waits as long as
+/// `public.held` has a row.
 struct Unsure {
     hub: TestHub,
     proxy: Proxy,
@@ -35,7 +35,7 @@ impl Unsure {
         let hub = hub_with(|config: &mut HubConfig| {
             config.store.database_url = Some(url.into());
             config.store.ping_interval = Duration::from_millis(200);
-            // Keys are not looked up again by themselves while the test runs.
+            // Keys must not be looked up again on their own while the test runs.
             config.auth.cache_ttl = Duration::from_secs(300);
         })
         .await;
@@ -74,7 +74,7 @@ impl Unsure {
         self.hub.request(Method::PUT, &format!("/v1/admin/spokes/{spoke}"))
     }
 
-    /// Sends a request that ends the key of a spoke, and loses Postgres' answer to its commit.
+    /// Sends a request that ends the key of a spoke, and loses Postgres' answer to the commit.
     async fn loses(&self, spoke: &str, request: RequestBuilder) -> Answer {
         psql(&self.postgres, "INSERT INTO public.held VALUES (1)").await;
         let losing = async {
@@ -110,7 +110,7 @@ impl Unsure {
     }
 }
 
-/// Runs statements beside the hub's own: what they answer.
+/// Runs statements on a connection of the test's own; returns their output.
 async fn psql(server: &Server, sql: &str) -> String {
     let mut psql = tokio::process::Command::new("psql");
     let done = psql

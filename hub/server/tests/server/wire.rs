@@ -11,19 +11,18 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::harness::{LIMIT, TestHub};
 
-/// One connection.
 pub(crate) struct Wire(pub(crate) WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 /// Where a peer puts the request id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// `id: ""`, the id in the payload.
+    /// With `id: ""`, and the request id in the payload.
     Origin,
-    /// In `id`.
+    /// In the envelope's `id`.
     Successor,
 }
 
-/// The handshake's request.
+/// The request of the opening handshake.
 pub(crate) fn request(hub: &TestHub, key: Option<&str>) -> Request<()> {
     let url = format!("{}/v1/ws", hub.hub.url().replacen("http", "ws", 1));
     let mut request = url.into_client_request().expect("a URL");
@@ -42,7 +41,7 @@ impl Wire {
         Self::open(request(hub, Some(key))).await.expect("connects")
     }
 
-    /// The spoke `text`, with these operations, in the origin's dialect.
+    /// The spoke `text` with these operations, in the origin's dialect.
     pub(crate) async fn spoke(hub: &TestHub, operations: &[Value]) -> Self {
         let (key, _) = hub.spoke_key("text").await;
         let mut spoke = Self::connect(hub, &key).await;
@@ -55,7 +54,7 @@ impl Wire {
         connected.map(|(socket, _)| Self(socket)).map_err(Box::new)
     }
 
-    /// The HTTP status with which a handshake is refused.
+    /// The HTTP status with which the opening handshake is refused.
     pub(crate) async fn refused(request: Request<()>) -> u16 {
         match Self::open(request).await.map_err(|error| *error) {
             Err(Error::Http(response)) => response.status().as_u16(),
@@ -94,14 +93,14 @@ impl Wire {
         serde_json::from_slice(&message.into_data()).expect("JSON")
     }
 
-    /// The next message, which must be of a type.
+    /// The next message, which must have this type.
     pub(crate) async fn expect(&mut self, kind: &str) -> Value {
         let message = self.recv().await;
         assert_eq!(message["type"], kind, "{message}");
         message
     }
 
-    /// Reads on until the hub closes; its code and reason.
+    /// Reads until the hub closes; returns the code and the reason.
     pub(crate) async fn closed(&mut self) -> (u16, String) {
         loop {
             if let Message::Close(frame) = self.next().await {
@@ -111,7 +110,7 @@ impl Wire {
         }
     }
 
-    /// Reads on, for as long as it takes, until the hub closes; its code.
+    /// Reads for as long as it takes until the hub closes; returns the code.
     pub(crate) async fn let_go(&mut self) -> u16 {
         loop {
             let message = self.0.next().await.expect("the connection is open").expect("a message");
@@ -121,7 +120,7 @@ impl Wire {
         }
     }
 
-    /// Calls in a dialect, without waiting.
+    /// Makes a call in a dialect, without waiting.
     pub(crate) async fn call(&mut self, dialect: Dialect, id: &str, operation: &str, input: Value) {
         let mut payload = json!({ "requestId": id, "operationId": operation, "input": input });
         let mut envelope_id = "";
@@ -133,7 +132,7 @@ impl Wire {
             .await;
     }
 
-    /// Registers operations as the origin does, and checks that all were taken.
+    /// Registers operations as the origin does, and checks that all were accepted.
     pub(crate) async fn register(&mut self, dialect: Dialect, operations: &[Value]) -> Value {
         let input = json!({
             "identity": { "id": "somebody else", "scopes": ["admin"] },
@@ -156,7 +155,7 @@ impl Wire {
             .await;
     }
 
-    /// Says something of a call as a spoke.
+    /// Says something about a call, as its spoke.
     pub(crate) async fn say(&mut self, kind: &str, call: &Value, more: Value) {
         let mut payload = more;
         payload["requestId"] = call["payload"]["requestId"].clone();
@@ -165,7 +164,7 @@ impl Wire {
     }
 }
 
-/// An operation that takes and gives text.
+/// An operation whose input and output are text.
 pub(crate) fn operation(namespace: &str, name: &str, kind: &str) -> Value {
     json!({
         "namespace": namespace,

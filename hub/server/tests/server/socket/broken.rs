@@ -1,4 +1,4 @@
-//! Messages about calls that cannot be read: nobody waits for an answer that cannot come.
+//! Messages about calls that cannot be read: nobody is left waiting for an answer that cannot come.
 
 use serde_json::{Value, json};
 
@@ -6,12 +6,12 @@ use super::with_spoke;
 use crate::harness::hub;
 use crate::wire::{Dialect, Wire, operation};
 
-/// `[[[…]]]`, deeper than a value may be.
+/// `[[[…]]]`, nested deeper than a value may be.
 fn deep() -> String {
     format!("{}{}", "[".repeat(66), "]".repeat(66))
 }
 
-/// A message of a spoke about a call, with a payload that is given as text.
+/// A spoke's message about a call, with a payload given as text.
 fn about(kind: &str, call: &Value, fields: &str) -> String {
     let (id, leg) = (&call["id"], &call["payload"]["requestId"]);
     format!(r#"{{"type":"{kind}","id":{id},"payload":{{"requestId":{leg},{fields}}}}}"#)
@@ -49,7 +49,7 @@ async fn a_broken_call_is_answered_under_its_id_in_the_dialect_of_its_caller() {
     }
 }
 
-/// An answer as large as what it answers could be over the limit of its reader.
+/// If a refusal were as large as what it refuses, it could exceed its reader's limit.
 #[tokio::test]
 async fn a_refusal_repeats_little_of_a_long_message() {
     let hub = hub().await;
@@ -67,7 +67,7 @@ async fn a_refusal_repeats_little_of_a_long_message() {
     }
 }
 
-/// The running call is not ended by a message that borrows its id, broken or not.
+/// A message that reuses the id of a running call does not end the call, whether the message is broken or not.
 #[tokio::test]
 async fn a_request_id_that_is_in_use_is_refused_and_its_call_goes_on() {
     let hub = hub().await;
@@ -157,7 +157,7 @@ async fn an_item_that_cannot_be_read_ends_its_subscription_and_no_other() {
         (&failed["requestId"], &failed["code"]),
         (&json!("s-1"), &json!("OUTPUT_INVALID"))
     );
-    // The abort waits for a pong, and nothing waits for the abort.
+    // The abort waits for a pong, but nothing waits for the abort.
     spoke.expect("__error").await;
     let aborted = spoke.expect("call.aborted").await;
     assert_eq!(aborted["payload"]["requestId"], bad["payload"]["requestId"]);
@@ -165,7 +165,7 @@ async fn an_item_that_cannot_be_read_ends_its_subscription_and_no_other() {
     assert_eq!(client.expect("call.responded").await["payload"]["requestId"], "s-2");
 }
 
-/// One spoke does not end the calls of another, nor calls that it has not got.
+/// A spoke ends neither the calls of another spoke nor calls that it has not got.
 #[tokio::test]
 async fn a_broken_answer_to_a_foreign_call_ends_nothing() {
     let hub = hub().await;
@@ -220,7 +220,7 @@ async fn a_spokes_error_is_not_taken_for_the_hubs() {
     }
 }
 
-/// What a domain did not find is said as it said it, with the status that it declares.
+/// A spoke's own `NOT_FOUND` or `CONFLICT` keeps its code, with the status that its operation declares.
 #[tokio::test]
 async fn a_declared_status_is_that_of_a_spokes_not_found_and_conflict() {
     let hub = hub().await;

@@ -45,7 +45,7 @@ async fn a_burst_of_small_items_crosses_from_hub_to_hub_whole() {
     burst(spoke, client).await;
 }
 
-/// 20,000 items as fast as a spoke can say them, to a client that reads them as fast.
+/// Sends 20,000 items as fast as a spoke can, to a client that reads them as fast.
 async fn burst(mut spoke: Wire, mut client: Wire) {
     const ITEMS: usize = 20_000;
     client.call(Dialect::Origin, "s-1", "text.watch", json!("a")).await;
@@ -198,7 +198,7 @@ async fn messages_that_have_not_ended_are_charged_and_end_by_name() {
     let mut sockets = Vec::new();
     for _ in 0..4 {
         let mut peer = Bare::narrow(&hub, &key).await;
-        // Refused, it may be closed before it has said all.
+        // A refused peer may be closed before it has sent everything.
         peer.socket.write_all(&begun).await.ok();
         sockets.push(peer);
     }
@@ -239,7 +239,7 @@ async fn a_key_over_its_rate_of_messages_is_read_slower_and_loses_none() {
         .await;
     client.expect("__unsubscribed").await;
 
-    // 40 at once, then 20 in a second.
+    // 40 at once, then 20 per second.
     assert!(begin.elapsed().as_secs_f64() > 2.9, "{:?}", begin.elapsed());
     let limited = hub
         .metric(r#"alkhub_rate_limited_total{limit="messages_per_key"}"#)
@@ -259,7 +259,7 @@ async fn calls_refused_for_rights_are_counted_and_not_recorded() {
             .await;
         assert_eq!(client.expect("call.error").await["payload"]["code"], "ACCESS_DENIED");
     }
-    // What comes last is recorded, and what came before it would be recorded by then.
+    // The last call is recorded, and the earlier ones would be recorded by then.
     client.call(Dialect::Origin, "wrong", "text.watch", json!(5)).await;
     assert_eq!(client.expect("call.error").await["payload"]["code"], "VALIDATION_ERROR");
 

@@ -13,7 +13,7 @@ fn void(name: &str, kind: &str) -> Value {
     void
 }
 
-/// A spoke that registers by a message of its own, with an id in the envelope.
+/// A spoke that registers with a message of its own, which has an id in the envelope.
 async fn named_spoke(hub: &TestHub, id: &str, operations: &[Value]) -> (Wire, Value) {
     let (key, _) = hub.spoke_key("text").await;
     let mut spoke = Wire::connect(hub, &key).await;
@@ -25,7 +25,7 @@ async fn named_spoke(hub: &TestHub, id: &str, operations: &[Value]) -> (Wire, Va
     (spoke, answer)
 }
 
-/// A process of the origin hears only calls whose envelope has no id, whatever it writes into `hub.register`.
+/// A process of the origin only understands calls whose envelope has no id, whatever it writes into `hub.register`.
 #[tokio::test]
 async fn an_id_on_a_registration_does_not_choose_the_dialect() {
     let hub = hub().await;
@@ -40,7 +40,7 @@ async fn an_id_on_a_registration_does_not_choose_the_dialect() {
     let call = spoke.expect("call.requested").await;
     assert_eq!(call["id"], "", "{call}");
 
-    // Its own calls tell: from then on it is answered as it asks.
+    // Its own calls decide: from then on it is answered in the dialect in which it asks.
     spoke.call(Dialect::Successor, "own", "no.such", json!("a")).await;
     assert_eq!(spoke.expect("call.error").await["id"], "own");
     spoke.text(r#"{"type":"hub.register","id":"y","payload":[]}"#).await;
@@ -63,7 +63,7 @@ async fn a_broken_registration_does_not_choose_the_dialect_either() {
     );
 }
 
-/// `undefined` is left out of JSON: what stays of the origin's envelope is `{"meta": …}`.
+/// `undefined` is omitted from JSON, so that what remains of the origin's envelope is `{"meta": …}`.
 #[tokio::test]
 async fn an_output_without_data_stays_one_for_the_origin_and_is_null_elsewhere() {
     let hub = hub().await;
@@ -117,7 +117,7 @@ async fn who_stops_a_call_is_told_once_that_it_has_stopped() {
         spoke.expect("call.aborted").await;
     }
 
-    // Neither twice, nor for a call that has ended.
+    // No abort is sent twice, nor for a call that has ended.
     client.call(Dialect::Origin, "c-2", "text.upper", json!("a")).await;
     let call = spoke.expect("call.requested").await;
     spoke.respond(&call, json!("A")).await;
@@ -179,7 +179,7 @@ async fn a_refusal_about_a_topic_names_it_whatever_was_wrong() {
     }
 }
 
-/// One message that is too large costs one call, whoever sent it.
+/// A message that is too large costs one call, whoever sent it.
 #[tokio::test]
 async fn a_message_over_the_limit_fails_the_call_that_it_names_and_no_other() {
     let hub = hub().await;
@@ -189,7 +189,7 @@ async fn a_message_over_the_limit_fails_the_call_that_it_names_and_no_other() {
     client.call(Dialect::Origin, "running", "text.upper", json!("a")).await;
     let running = spoke.expect("call.requested").await;
 
-    // What a message is about stands at its beginning: a peer that writes it last gets a refusal without a name.
+    // The request id is expected at the beginning of a message: a peer that writes it last gets a refusal without it.
     let asked =
         r#"{"type":"call.requested","id":"","payload":{"requestId":"large","operationId":"text.upper","input":"#;
     client.text(&format!("{asked}\"{large}\"}}}}")).await;
@@ -224,7 +224,7 @@ async fn a_message_over_the_limit_fails_the_call_that_it_names_and_no_other() {
     assert_eq!(client.expect("call.responded").await["payload"]["requestId"], "running");
 }
 
-/// Names that the origin's registries have: a spoke is asked for what it offers, as it spells it.
+/// Names as in the origin's registries: a spoke is asked for what it offers in its own spelling.
 #[tokio::test]
 async fn a_name_of_the_origin_is_mapped_for_callers_and_spelled_as_it_was_for_its_spoke() {
     let hub = hub().await;
@@ -271,7 +271,7 @@ async fn a_name_of_the_origin_is_mapped_for_callers_and_spelled_as_it_was_for_it
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// The origin's spokes check again, from what the hub says of the caller.
+/// The origin's spokes check scopes again, by what the hub tells them about the caller.
 #[tokio::test]
 async fn a_spoke_is_told_the_caller_that_the_key_proves_and_its_scopes_that_count() {
     let hub = hub().await;

@@ -1,4 +1,4 @@
-//! Registrations by hash, and `hub.register.update`, as a peer sees them that knows frames and nothing else.
+//! Registrations by hash, and `hub.register.update`, as seen by a peer that knows frames and nothing else.
 
 use alkhub_test_support::{RedisServer, until};
 use serde_json::{Value, json};
@@ -7,10 +7,10 @@ use crate::cluster::{answers, knows_upper, pair};
 use crate::harness::{TestHub, hub};
 use crate::wire::{Dialect, Wire, operation};
 
-/// The hash of `upper`, which the golden test of the hash has too.
+/// The hash of `upper`, which is also in the golden test of the hash.
 const UPPER: &str = "4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc";
 
-/// The operation of the example in PROTOCOL.
+/// The operation of the example in docs/PROTOCOL.md.
 fn upper() -> Value {
     json!({
         "namespace": "text", "name": "upper", "type": "query",
@@ -18,21 +18,21 @@ fn upper() -> Value {
     })
 }
 
-/// Says `__hello`; what is granted.
+/// Sends `__hello`; returns what is granted.
 async fn hello(wire: &mut Wire, payload: Value) -> Value {
     wire.send(&json!({ "type": "__hello", "id": "", "payload": payload }))
         .await;
     wire.expect("__welcome").await["payload"].take()
 }
 
-/// A connection of a spoke's key that has said `__hello`.
+/// A connection with a spoke's key that has sent `__hello`.
 async fn greeted(hub: &TestHub, key: &str, hello_with: Value) -> (Wire, Value) {
     let mut wire = Wire::connect(hub, key).await;
     let welcome = hello(&mut wire, hello_with).await;
     (wire, welcome)
 }
 
-/// Sends a message of this type, and gives its answer's payload.
+/// Sends a message of this type, and returns the payload of its answer.
 async fn asks(wire: &mut Wire, kind: &str, payload: Value) -> Value {
     wire.send(&json!({ "type": kind, "id": "x", "payload": payload })).await;
     loop {
@@ -157,7 +157,7 @@ async fn a_change_goes_on_while_the_connection_is_lost_and_its_answer_comes_agai
         }
     })
     .await;
-    // Whatever came of it is lost.
+    // The answer to the change, whatever it is, gets lost.
     drop(spoke);
 
     let resume = json!({ "sessionId": welcome["sessionId"], "received": 1 });
@@ -213,7 +213,7 @@ async fn a_session_that_has_moved_changes_what_it_offers_where_it_is() {
     }
 }
 
-/// What is named is read by no more than the rest of a registration.
+/// Names are subject to no wider limit than the rest of a registration.
 #[tokio::test]
 async fn ten_thousand_hashes_are_answered_in_one_message() {
     let hub = hub().await;
@@ -233,6 +233,6 @@ async fn ten_thousand_hashes_are_answered_in_one_message() {
     let refused = spoke.expect("call.error").await["payload"].take();
     assert_eq!(refused["code"], "NOT_FOUND");
     let unknown = refused["details"]["unknown"].as_array().map(Vec::len);
-    // The setting bounds how many of them are looked for.
+    // The setting limits how many of them are looked up.
     assert!(unknown.is_some_and(|unknown| unknown <= 1_000), "{unknown:?}");
 }

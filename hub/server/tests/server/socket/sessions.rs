@@ -1,4 +1,4 @@
-//! `__hello`, and sessions that outlive their connections, as a peer sees them that knows frames and nothing else.
+//! `__hello`, and sessions that outlive their connections, as seen by a peer that knows frames and nothing else.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ struct Counting {
 // === impl Counting ===
 
 impl Counting {
-    /// Connects and is granted a session.
+    /// Connects and gets a session.
     async fn begin(hub: &TestHub, key: &str) -> Self {
         let mut wire = Wire::connect(hub, key).await;
         let welcome = hello(&mut wire, json!({ "features": ["resume"] })).await;
@@ -69,14 +69,14 @@ impl Counting {
         }
     }
 
-    /// The next message that counts, which must be of a type.
+    /// The next message that counts, which must have this type.
     async fn expect(&mut self, kind: &str) -> Value {
         let message = self.next().await;
         assert_eq!(message["type"], kind, "{message}");
         message
     }
 
-    /// Cuts the connection without a word, and waits until the hub knows.
+    /// Cuts the connection without a word, and waits until the hub has noticed.
     async fn cut(self, hub: &TestHub) -> Lost {
         let Self {
             wire,
@@ -90,7 +90,7 @@ impl Counting {
     }
 }
 
-/// What a peer knows of its session when its connection is lost.
+/// What a peer knows about its session when its connection is lost.
 #[derive(Clone)]
 struct Lost {
     key: String,
@@ -105,7 +105,7 @@ impl Lost {
         json!({ "features": ["resume"], "resume": { "sessionId": self.id, "received": self.received } })
     }
 
-    /// Comes back; with what the hub has received.
+    /// Comes back; also returns how many messages the hub has received.
     async fn resume(self, hub: &TestHub) -> (Counting, u64) {
         let mut wire = Wire::connect(hub, &self.key).await;
         let welcome = hello(&mut wire, self.hello()).await;
@@ -122,21 +122,21 @@ impl Lost {
         (peer, received)
     }
 
-    /// Comes back and is refused: with what code, and why.
+    /// Comes back and is refused; returns the code and the message.
     async fn refused(&self, hub: &TestHub) -> (String, String) {
         let mut wire = Wire::connect(hub, &self.key).await;
         refusal(&mut wire, self.hello()).await
     }
 }
 
-/// Says `__hello`; the `__welcome`.
+/// Sends `__hello`; returns the `__welcome`.
 async fn hello(wire: &mut Wire, payload: Value) -> Value {
     wire.send(&json!({ "type": "__hello", "id": "", "payload": payload }))
         .await;
     wire.expect("__welcome").await
 }
 
-/// Says a `__hello` that is refused: with what code, and why.
+/// Sends a `__hello` that is refused; returns the code and the message.
 async fn refusal(wire: &mut Wire, payload: Value) -> (String, String) {
     wire.send(&json!({ "type": "__hello", "id": "", "payload": payload }))
         .await;
@@ -145,7 +145,7 @@ async fn refusal(wire: &mut Wire, payload: Value) -> (String, String) {
     (text("code"), text("message"))
 }
 
-/// Waits until so many sessions wait for their peers.
+/// Waits until this many sessions wait for their peers.
 async fn waiting(hub: &TestHub, sessions: u32) {
     until("so many sessions wait for their peers", || async {
         match hub.metric("alkhub_connections{kind=\"reconnecting\"}").await {
@@ -194,7 +194,7 @@ async fn a_peer_that_says_hello_is_told_what_it_is_granted() {
     assert_eq!(pings["features"], json!(["ping"]));
 }
 
-/// The session may be in the hands of the connection that is cut.
+/// The session may belong to the connection at the moment when that is cut.
 #[tokio::test]
 async fn a_session_outlives_connections_that_ask_for_it_and_are_cut_at_once() {
     let hub = hub().await;
@@ -203,7 +203,7 @@ async fn a_session_outlives_connections_that_ask_for_it_and_are_cut_at_once() {
         let mut wire = Wire::connect(&hub, &lost.key).await;
         let hello = json!({ "type": "__hello", "id": "", "payload": lost.hello() });
         wire.send(&hello).await;
-        // At another moment each time.
+        // The cut comes at a different moment each time.
         for _ in 0..turn % 20 {
             tokio::task::yield_now().await;
         }
@@ -337,7 +337,7 @@ async fn what_a_spoke_did_not_get_comes_again_in_its_order_and_what_it_got_does_
     let message = json!({ "type": "__ack", "payload": { "count": spoke.received - 1 } });
     spoke.wire.send(&message).await;
 
-    // The others were written, and are lost with the connection.
+    // The other messages were written, but are lost with the connection.
     let lost = spoke.cut(&hub).await;
     client.call(Dialect::Successor, "4", "text.upper", json!("4")).await;
     let (mut spoke, _) = lost.resume(&hub).await;
@@ -374,7 +374,7 @@ async fn a_caller_that_comes_back_gets_its_answers_its_items_and_its_events() {
     let (mut caller, received) = lost.resume(&hub).await;
 
     assert_eq!(received, 3);
-    // Between answers and events there is no order.
+    // There is no order between answers and events.
     let (mut answers, mut events) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let mut message = caller.next().await;
@@ -647,7 +647,7 @@ async fn a_hub_without_resume_grants_none() {
     assert_eq!(welcome["payload"]["resumeMs"], 0);
 }
 
-/// The peer lacks what the hub has forgotten: it is told, and its calls end at once.
+/// The peer lacks messages that the hub has forgotten: it is told so, and its calls end at once.
 #[tokio::test]
 async fn who_acknowledges_nothing_cannot_come_back_to_what_is_not_kept() {
     let hub = hub().await;
@@ -673,7 +673,7 @@ async fn who_acknowledges_nothing_cannot_come_back_to_what_is_not_kept() {
     waiting(&hub, 0).await;
 }
 
-/// What hubs say of the spoke `text`: its status, and the states of its instances.
+/// What a hub reports about the spoke `text`: its status, and the states of its instances.
 async fn states(hub: &TestHub) -> (String, Vec<String>) {
     let spokes = hub.get("/v1/spokes").await;
     let spoke = &spokes.body["data"][0];
@@ -684,7 +684,7 @@ async fn states(hub: &TestHub) -> (String, Vec<String>) {
     (text(&spoke["status"]), instances)
 }
 
-/// Waits until a hub says so.
+/// Waits until a hub reports this.
 async fn states_are(hub: &TestHub, status: &str, instances: &[&str]) {
     until("the spoke is in its state", || async {
         match states(hub).await {
@@ -782,7 +782,7 @@ async fn a_spoke_that_is_narrowed_while_its_connection_is_lost_is_reconnecting_s
     states_are(&two, "connected", &["connected"]).await;
 }
 
-/// It asks the other hub, which has just given the session away.
+/// It asks the hub that has just given the session away.
 #[tokio::test]
 async fn who_asks_for_what_another_connection_brings_here_is_not_told_that_it_has_ended() {
     let redis = RedisServer::start().await;

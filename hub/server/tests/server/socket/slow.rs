@@ -13,12 +13,12 @@ use crate::cluster::pair;
 use crate::harness::{LIMIT, TestHub, hub_with, in_flight};
 use crate::wire::{Dialect, Wire, operation};
 
-/// The first byte of a message, and the announcement of a hundred more.
+/// The first byte of a message whose head announces a hundred more.
 fn begun() -> Vec<u8> {
     vec![0x81, 0x80 | 100, 0, 0, 0, 0, b'{']
 }
 
-/// Subscribes to `fill:1` and lets the hub write more there than the kernel takes.
+/// Subscribes to `fill:1` and makes the hub write more there than the kernel buffers.
 async fn block(hub: &TestHub, peer: &mut Bare) {
     peer.message(&json!({ "type": "__subscribe", "id": "", "payload": "fill:1" }))
         .await;
@@ -39,7 +39,7 @@ fn told() -> Vec<u8> {
     text(r#"{"type":"told","id":"1","payload":"after the end"}"#)
 }
 
-/// Waits until the hub has no more WebSockets than these.
+/// Waits until the hub has only this many WebSockets left.
 pub(super) async fn left(hub: &TestHub, websockets: usize) {
     until("the socket is cut", || async {
         match hub.hub.websockets() {
@@ -50,7 +50,7 @@ pub(super) async fn left(hub: &TestHub, websockets: usize) {
     .await;
 }
 
-/// Fails when the watcher of `told:1` was told something.
+/// Fails if the watcher of `told:1` was told anything.
 async fn nothing_was_told(hub: &TestHub, watcher: &mut Wire) {
     hub.post("/v1/events/told/1", &json!("of the test")).await;
     assert_eq!(watcher.expect("told").await["payload"], "of the test");
@@ -117,7 +117,7 @@ async fn a_peer_that_is_let_go_as_too_slow_acts_no_more_and_is_cut() {
 
     left(&hub, 1).await;
     nothing_was_told(&hub, &mut watcher).await;
-    // It reads too late: the close frame would come behind what it has not read. It sees an end, or a reset.
+    // It reads too late: the close frame would come after what it has not read. It sees an end, or a reset.
     let mut late = Vec::new();
     drop(within("the socket ends", peer.socket.read_to_end(&mut late)).await);
     assert!(!late.is_empty());
@@ -130,7 +130,7 @@ async fn a_peer_that_breaks_the_protocol_acts_no_more_and_is_cut_though_it_does_
     let hub = hub_with(|config| config.server.dead_after = 10 * LIMIT).await;
     let mut watcher = watcher(&hub).await;
     let (key, _) = hub.key(&SCOPES).await;
-    // A client's frame without a mask, and a text that is no UTF-8.
+    // A client's frame without a mask, and a text that is not UTF-8.
     for broken in [&[0x81, 2, b'{', b'}'][..], &[0x81, 0x80 | 2, 0, 0, 0, 0, 0xFF, 0xFF]] {
         let mut peer = Bare::narrow(&hub, &key).await;
         block(&hub, &mut peer).await;
@@ -150,7 +150,7 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
     let (key, _) = hub.key(&SCOPES).await;
     let mut peer = Bare::narrow(&hub, &key).await;
     block(&hub, &mut peer).await;
-    // What it says while the hub accepts its message crosses to the other hub.
+    // While the hub accepts its messages, what it sends crosses to the other hub.
     peer.send(&told()).await;
     assert_eq!(watcher.expect("told").await["payload"], "after the end");
 
@@ -164,8 +164,7 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
         .await;
 
     let ((), ()) = tokio::join!(hub.hub.shutdown(), async {
-        // From the moment when the sockets are told to close: a spoke with a session that cannot move is not let go
-        // earlier.
+        // Counted from when the sockets are told to close: a spoke whose session cannot move is not let go any earlier.
         assert_eq!(witness.closed().await.0, 1001);
         peer.send(&told()).await;
     });
@@ -263,8 +262,8 @@ async fn answers_during_a_registration_keep_their_order_however_many_come() {
 /// Answers that a caller does not read cost nobody else anything.
 #[tokio::test]
 async fn a_caller_that_reads_no_answers_is_closed_by_name_and_every_other_is_answered() {
-    // The calls of each burst, with an abort of each, fit the spoke's queue; the answers to both do not fit the
-    // caller's.
+    // The calls of each burst, with an abort for each, fit into the spoke's queue; the answers to both bursts do not
+    // fit into the caller's.
     const FIRST: usize = 38;
     const SECOND: usize = 19;
     let hub = hub_with(|config| {
@@ -319,7 +318,7 @@ async fn a_caller_that_reads_no_answers_is_closed_by_name_and_every_other_is_ans
     in_flight(&hub, 0).await;
 }
 
-/// A peer that asks for what the hub itself answers, and reads none of it.
+/// A peer asks for things that the hub itself answers, and reads no answer.
 #[tokio::test]
 async fn a_peer_that_reads_no_confirmations_is_closed_by_name() {
     let hub = hub_with(|config| {
@@ -340,7 +339,7 @@ async fn a_peer_that_reads_no_confirmations_is_closed_by_name() {
     );
 }
 
-/// Calls that a spoke does not read are refused by name, or come back; the other spokes get theirs.
+/// Calls that a spoke does not read are refused with a named error, or come back; other spokes get theirs.
 #[tokio::test]
 async fn a_spoke_that_reads_no_calls_is_overloaded_then_closed_and_its_neighbour_serves_on() {
     let hub = hub_with(|config| {
@@ -359,7 +358,7 @@ async fn a_spoke_that_reads_no_calls_is_overloaded_then_closed_and_its_neighbour
         .await;
     let mut client = Wire::connect(&hub, &hub.admin).await;
 
-    // Only what is refused is answered, and each refusal comes at once.
+    // Only refused calls are answered, and each refusal comes at once.
     let mut refused = 0;
     for number in 0..30 {
         client
@@ -387,7 +386,7 @@ async fn a_spoke_that_reads_no_calls_is_overloaded_then_closed_and_its_neighbour
     assert!((19..30).contains(&refused), "{refused} of 30");
     in_flight(&hub, 30 - refused).await;
 
-    // There is no room to tell the spoke of an abort: it is disconnected, and its calls come back.
+    // There is no room to tell the spoke of an abort, so it is disconnected and its calls come back.
     client
         .send(&json!({ "type": "call.aborted", "id": "", "payload": { "requestId": "c-0" } }))
         .await;
