@@ -33,7 +33,7 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug)]
 pub struct FolderLock {
     folder: PathBuf,
-    _file: File,
+    file: File,
 }
 
 // === impl FolderLock ===
@@ -70,7 +70,7 @@ impl FolderLock {
             write_pid(&mut file).map_err(Error::io("write", &path))?;
             return Ok(Self {
                 folder: folder.to_owned(),
-                _file: file,
+                file,
             });
         }
     }
@@ -92,6 +92,14 @@ impl FolderLock {
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+}
+
+impl Drop for FolderLock {
+    /// A process that another thread has just started holds the file too, until it executes its program: to close our
+    /// side would not free the lock.
+    fn drop(&mut self) {
+        drop(self.file.unlock());
     }
 }
 
