@@ -308,7 +308,7 @@ async fn ensure(db: &mut PgConnection, times: &[Timestamp]) -> sqlx::Result<()> 
 /// before the maker's lock is released.
 async fn wait_for_makers(db: &mut PgConnection) -> sqlx::Result<()> {
     let mut transaction = db.begin().await?;
-    sqlx::query("LOCK TABLE calls IN SHARE UPDATE EXCLUSIVE MODE")
+    sqlx::query("LOCK TABLE ONLY calls IN SHARE UPDATE EXCLUSIVE MODE")
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await

@@ -218,10 +218,17 @@ impl Tally {
         self.seen.lock().window.ended.len()
     }
 
-    /// Everything that was seen since the last call of this.
+    /// Everything that was seen since the last call of this. A spoke that is still away counts with the time until now,
+    /// and once more when it is back.
     pub fn take(&self) -> Window {
         let mut seen = self.seen.lock();
         let mut window = std::mem::take(&mut seen.window);
+        window.away.extend(seen.gone.iter().map(|(&spoke, &(kind, at))| Away {
+            spoke,
+            kind,
+            at,
+            lasted: at.elapsed(),
+        }));
         for ended in &mut window.ended {
             let number = usize::try_from(ended.number).unwrap_or(usize::MAX);
             ended.ran = seen.runs.get(number).copied().unwrap_or(0);
@@ -322,7 +329,7 @@ mod tests {
         let before = (tally.connected(), tally.take().away.len());
         tally.here(3, Kind::Plain);
 
-        assert_eq!(before, (1, 0));
+        assert_eq!(before, (1, 1), "it is away still");
         let away = tally.take().away;
         assert_eq!((tally.connected(), away.len()), (2, 1));
         assert_eq!((away[0].spoke, away[0].kind), (3, Kind::Plain));

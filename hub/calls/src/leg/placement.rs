@@ -244,7 +244,8 @@ fn nowhere(pool: &Pool, last: NotPlaced) -> CallError {
             Code::Overloaded,
             format!(
                 "too much waits for each instance that offers `{name}`, or for the hub that it is on (for an instance: \
-                 `server.outbox-messages`, `server.outbox-bytes`, `budget.key-bytes` of its key; for a hub: 16 MiB of calls)"
+                 `server.outbox-messages`, `server.outbox-bytes`, `budget.key-bytes` of its key; for a hub: 16 MiB of calls, \
+                 or what Redis takes)"
             ),
         ),
         NotPlaced::Exhausted => return Exhausted::Hub.into(),

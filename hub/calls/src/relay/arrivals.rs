@@ -88,8 +88,9 @@ impl Arrivals {
     async fn take_all(self: &Arc<Self>, call: &Arc<Call>) {
         let mut next = call.arrivals.pop();
         while let Some((arrival, held)) = next {
-            // The queue of a call that has ended is emptied all the same: other calls need the room.
-            let taken = if arrival_queue::cost(&arrival) < LARGE {
+            // The queue of a call that has ended is emptied all the same, at once: other calls need the room.
+            let is_quick = arrival_queue::cost(&arrival) < LARGE || !self.table.contains(call.key);
+            let taken = if is_quick {
                 catch_unwind(AssertUnwindSafe(|| self.take_one(call, &arrival))).is_ok()
             } else {
                 let place = self.checks.place(&call.source.payer()).await;

@@ -84,7 +84,8 @@ impl Placement {
         }
         let (placement, back, at) = (Arc::clone(self), Arc::clone(call), Arc::clone(from));
         self.look_again(call, from, refusal, move |refusal| {
-            if standing == RegistrationStanding::Gone || !placement.send_back(&back, &at) {
+            let may_go_back = standing != RegistrationStanding::Gone && !(back.was_lost() && back.has_other_rights());
+            if !may_go_back || !placement.send_back(&back, &at) {
                 placement.not_delivered(&back, refusal, left(&at));
             }
         });
