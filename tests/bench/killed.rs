@@ -34,6 +34,9 @@ const AT_ONCE: usize = 64;
 /// The pauses of the SDK (`hub/sdk/src/endpoint.rs`).
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
+/// The pauses of the SDK while a hub that it reaches does not give it its session yet (`hub/sdk/src/session.rs`).
+const REACHED: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
+
 /// A hub that has not answered by then is given up, as in the SDK.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -177,7 +180,7 @@ impl Spoke {
     /// was registered there.
     async fn come_back(self, mut lost: Attached, servers: &Servers, began: Instant) -> Result<(Attached, Duration)> {
         while lost.reader.next().await.is_ok() {}
-        let mut backoff = BACKOFF;
+        let mut backoff = REACHED;
         loop {
             match self.ask(servers, &lost.session).await {
                 Ok(Asked::Lost) => break,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use alkhub_protocol::frame::Frame;
 use alkhub_protocol::frame::session::Migrate;
 use alkhub_protocol::{Chain, CloseCode};
+use alkhub_retry::Backoff;
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -29,6 +30,11 @@ use crate::socket::{self, Ending};
 
 /// Time for the hub to answer a peer that comes back.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pauses between requests for the session where a hub was reached that does not give it yet. After a hub was killed the
+/// others answer so until they know that it is dead, in ten seconds; the calls of a client wait for that, and must not
+/// wait for much longer because of a long pause.
+const REACHED: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
 
 /// How long another connection, once open, may take to take over a session that is to end; the end is said there,
 /// because the session has moved there. Also how long it may take to come back to a session that is to end, for
@@ -211,16 +217,17 @@ async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox, is_last: bool) -> Re
             false => outbox.closed().await,
         }
     };
-    let mut backoff = BACKOFF;
+    let (mut backoff, mut reached) = (BACKOFF, REACHED);
     loop {
+        let failures = backoff.failures() + reached.failures();
         let dialed = tokio::select! {
             () = given_up() => return Err(Ending::Closed),
-            dialed = dial(endpoint, backoff.failures()) => dialed,
+            dialed = dial(endpoint, failures) => dialed,
         };
         let (error, pause) = match dialed {
             Ok(socket) => match unless_closed(outbox, resume(socket, outbox)).await {
                 Some(Ok(resumed)) => return resumed.map_err(Ending::Broken),
-                Some(Err(error)) => (error, backoff.pause()),
+                Some(Err(error)) => (error, reached.pause()),
                 None => return Err(Ending::Closed),
             },
             Err(error) if error.is_permanent() => return Err(Ending::Failed(error)),
