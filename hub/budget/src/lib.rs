@@ -19,6 +19,7 @@
 //!
 //! Uses `config` and `protocol`.
 
+mod by_key;
 mod kept;
 mod metrics;
 
@@ -26,9 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use alkhub_config::BudgetConfig;
-use dashmap::DashMap;
 use prometheus::Registry;
 
+pub use by_key::ByKey;
 pub use kept::{Exhausted, Kept};
 use metrics::{Metrics, signed};
 
@@ -73,7 +74,7 @@ struct Hub {
     used: AtomicUsize,
     /// How much of what nothing needs they hold beyond the same part of that.
     spare: AtomicUsize,
-    keys: DashMap<Arc<str>, Budget>,
+    keys: ByKey<Part>,
     metrics: Metrics,
 }
 
@@ -110,35 +111,28 @@ impl Budgets {
             key_bytes: config.key_bytes,
             used: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
-            keys: DashMap::new(),
+            keys: ByKey::new(IDLE_KEYS),
             metrics: Metrics::register(registry, config)?,
         })))
     }
 
     /// The budget of a key, by its id; the same one for as long as something is held.
     pub fn key(&self, id: &Arc<str>) -> Budget {
-        if let Some(known) = self.0.keys.get(id) {
-            return known.clone();
-        }
-        if self.0.keys.len() >= IDLE_KEYS {
-            self.0.keys.retain(|_, budget| Arc::strong_count(&budget.0) > 1);
-        }
-        let new = || self.part(self.0.key_bytes);
-        self.0.keys.entry(Arc::clone(id)).or_insert_with(new).clone()
+        Budget(self.0.keys.get(id, || self.part(self.0.key_bytes)))
     }
 
     /// A budget of the hub's own, a new one each time: only the common share bounds it.
     pub fn own(&self) -> Budget {
-        self.part(usize::MAX)
+        Budget(Arc::new(self.part(usize::MAX)))
     }
 
-    fn part(&self, limit: usize) -> Budget {
-        Budget(Arc::new(Part {
+    fn part(&self, limit: usize) -> Part {
+        Part {
             hub: Arc::clone(&self.0),
             limit,
             used: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
-        }))
+        }
     }
 }
 

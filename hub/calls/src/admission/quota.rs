@@ -7,15 +7,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use alkhub_budget::ByKey;
 use alkhub_protocol::{CallError, Code};
-use dashmap::DashMap;
 
 /// Keys that are remembered although none of their calls run.
 const IDLE_KEYS: usize = 4_096;
 
 /// The running calls of each key.
-#[derive(Debug, Default)]
-pub(crate) struct Quota(DashMap<Arc<str>, Arc<AtomicUsize>>);
+#[derive(Debug)]
+pub(crate) struct Quota(ByKey<AtomicUsize>);
 
 /// One place among the running calls of a key, free again when dropped.
 #[derive(Debug)]
@@ -36,15 +36,11 @@ impl Quota {
         })
     }
 
-    /// Takes one of the places that all keys share, unless the key already holds as many as are `free`. So a single key
-    /// takes half of them, two keys a third each, and a key that has none is refused only when none is left.
-    pub(crate) fn take_share(&self, key: &Arc<str>, free: usize) -> Option<KeyPlace> {
-        self.take_below(key, free)
-    }
-
-    fn take_below(&self, key: &Arc<str>, limit: usize) -> Option<KeyPlace> {
-        let taken = self.taken(key);
-        let may_more = taken.fetch_add(1, Ordering::AcqRel) < limit;
+    /// Takes a place unless the key already holds `most`. With as many as are free of the places that all keys share, a
+    /// single key takes half of them, two keys a third each, and a key that has none is refused only when none is left.
+    pub(crate) fn take_below(&self, key: &Arc<str>, most: usize) -> Option<KeyPlace> {
+        let taken = self.0.get(key, AtomicUsize::default);
+        let may_more = taken.fetch_add(1, Ordering::AcqRel) < most;
         let place = KeyPlace {
             taken,
             is_free: AtomicBool::new(false),
@@ -52,15 +48,11 @@ impl Quota {
         // If there are too many, the place is dropped here, and with it the count goes down again.
         may_more.then_some(place)
     }
+}
 
-    fn taken(&self, key: &Arc<str>) -> Arc<AtomicUsize> {
-        if let Some(taken) = self.0.get(key) {
-            return Arc::clone(&taken);
-        }
-        if self.0.len() >= IDLE_KEYS {
-            self.0.retain(|_, taken| Arc::strong_count(taken) > 1);
-        }
-        Arc::clone(&self.0.entry(Arc::clone(key)).or_default())
+impl Default for Quota {
+    fn default() -> Self {
+        Self(ByKey::new(IDLE_KEYS))
     }
 }
 
@@ -114,7 +106,7 @@ mod tests {
         let mut take_all = |key: &str| {
             let key = Arc::from(key);
             let before = taken.len();
-            while let Some(place) = quota.take_share(&key, PLACES - taken.len()) {
+            while let Some(place) = quota.take_below(&key, PLACES - taken.len()) {
                 taken.push(place);
             }
             taken.len() - before
@@ -134,7 +126,7 @@ mod tests {
         let (mut a, mut b) = (0, 0);
         for _ in 0..PLACES {
             for (key, count) in [("a", &mut a), ("b", &mut b)] {
-                let place = quota.take_share(&Arc::from(key), PLACES - taken.len());
+                let place = quota.take_below(&Arc::from(key), PLACES - taken.len());
                 *count += usize::from(place.is_some());
                 taken.extend(place);
             }
@@ -152,7 +144,7 @@ mod tests {
             place(key).expect("room");
         }
 
-        assert!(quota.0.len() <= IDLE_KEYS + 1, "{}", quota.0.len());
+        assert!(quota.0.remembered() <= IDLE_KEYS + 1, "{}", quota.0.remembered());
         place(0).expect_err("it runs");
         drop(runs);
         place(0).expect("it has ended");

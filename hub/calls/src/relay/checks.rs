@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use dashmap::DashMap;
+use alkhub_budget::ByKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many checks may run at once on a machine that has fewer processors.
@@ -23,7 +23,7 @@ const IDLE_KEYS: usize = 1_024;
 #[derive(Debug)]
 pub(super) struct Checks {
     places: Arc<Semaphore>,
-    keys: DashMap<Arc<str>, Arc<Semaphore>>,
+    keys: ByKey<Semaphore>,
     each: usize,
 }
 
@@ -46,7 +46,7 @@ impl Checks {
         let places = places.max(LEAST);
         Self {
             places: Arc::new(Semaphore::new(places)),
-            keys: DashMap::new(),
+            keys: ByKey::new(IDLE_KEYS),
             each: places / 2,
         }
     }
@@ -54,23 +54,12 @@ impl Checks {
     /// Waits for a place for an answer to a call of `key`. Nothing is taken if the future is dropped.
     pub(super) async fn place(&self, key: &Arc<str>) -> CheckPlace {
         // First the key's own place: whoever waits for one of those that all keys share is then one of few of its key.
-        let of_key = taken(self.of_key(key)).await;
+        let of_key = taken(self.keys.get(key, || Semaphore::new(self.each))).await;
         let place = taken(Arc::clone(&self.places)).await;
         CheckPlace {
             _place: place,
             _of_key: of_key,
         }
-    }
-
-    fn of_key(&self, key: &Arc<str>) -> Arc<Semaphore> {
-        if let Some(known) = self.keys.get(key) {
-            return Arc::clone(&known);
-        }
-        if self.keys.len() >= IDLE_KEYS {
-            self.keys.retain(|_, places| Arc::strong_count(places) > 1);
-        }
-        let new = || Arc::new(Semaphore::new(self.each));
-        Arc::clone(&self.keys.entry(Arc::clone(key)).or_insert_with(new))
     }
 }
 
@@ -123,7 +112,11 @@ mod tests {
             checks.place(&key(&other.to_string())).now_or_never().expect("free");
         }
 
-        assert!(checks.keys.len() <= IDLE_KEYS + 1, "{}", checks.keys.len());
+        assert!(
+            checks.keys.remembered() <= IDLE_KEYS + 1,
+            "{}",
+            checks.keys.remembered()
+        );
         assert!(checks.place(&key("runs")).now_or_never().is_none());
         drop(runs);
         assert!(checks.place(&key("runs")).now_or_never().is_some());

@@ -238,7 +238,7 @@ impl Peers {
     /// others of its hub need.
     fn place(&self, payer: &Arc<str>) -> Result<KeyPlace, CallError> {
         let free = self.limit.saturating_sub(self.table.inbound());
-        self.relayed.take_share(payer, free).ok_or_else(|| match free {
+        self.relayed.take_below(payer, free).ok_or_else(|| match free {
             0 => overloaded("the hub of the spoke runs as many calls of other hubs as it may (`calls.relay-queue`)"),
             _ => overloaded(
                 "the key has its share of the calls of other hubs that the hub of the spoke runs \

@@ -29,6 +29,13 @@ async fn connect(hub: &Hub) -> Spoke {
     Spoke::connect(hub, "text", &offered()).await
 }
 
+/// The same of the instance `one`, which replaces its registration of before.
+async fn connect_as_one(hub: &Hub) -> Spoke {
+    let mut input = registration("text", &offered());
+    input["instanceId"] = json!("one");
+    Spoke::register(hub, &admin(), input, peer()).await.expect("registers")
+}
+
 /// Calls an operation at a hub; the call goes to the only spoke that offers it.
 async fn had(hub: &Hub, spoke: &mut Spoke, operation: &str) -> Had {
     let (ticket, answers) = hub.dispatch(request(operation, json!("in")));
@@ -183,13 +190,10 @@ async fn a_query_goes_to_the_spoke_that_its_caller_named_or_to_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_query_goes_to_the_registration_that_replaces_the_one_that_had_it() {
     let hub = Hub::local().await;
-    let mut input = registration("text", &offered());
-    input["instanceId"] = json!("one");
-    let register = async || Spoke::register(&hub, &admin(), input.clone(), peer()).await;
-    let mut old = register().await.expect("registers");
+    let mut old = connect_as_one(&hub).await;
     let get = had(&hub, &mut old, "text.get").await;
 
-    let mut new = register().await.expect("registers");
+    let mut new = connect_as_one(&hub).await;
 
     assert_eq!(old.next_close().await, CloseCode::Replaced);
     answers_the_query(&mut new, "out").await;
@@ -200,14 +204,11 @@ async fn a_query_goes_to_the_registration_that_replaces_the_one_that_had_it() {
 #[tokio::test(start_paused = true)]
 async fn the_answer_of_the_first_run_ends_a_query_and_the_second_one_is_stopped() {
     let hub = Hub::local().await;
-    let mut input = registration("text", &offered());
-    input["instanceId"] = json!("one");
-    let register = async || Spoke::register(&hub, &admin(), input.clone(), peer()).await;
-    let mut old = register().await.expect("registers");
+    let mut old = connect_as_one(&hub).await;
     let (ticket, answers) = hub.dispatch(request("text.get", json!("in")));
     let ticket = ticket.expect("routed");
     let first = old.next_call().await.request_id;
-    let mut new = register().await.expect("registers");
+    let mut new = connect_as_one(&hub).await;
     let second = new.next_call().await.request_id;
     assert_ne!(first, second);
 

@@ -254,6 +254,13 @@ async fn kept(hub: &BrokenHub, gate: &Gate) -> (Spoke, Script) {
     (spoke, script)
 }
 
+/// Such a spoke that ends: its call is answered, and the connection breaks before its hub has answered the close.
+async fn answers_and_is_cut(mut script: Script, gate: &Gate) {
+    script.is_withdrawn("h").await;
+    gate.go_on.add_permits(1);
+    assert!(script.says_goodbye().await);
+}
+
 /// The end of such a session over another connection: the hub has received the registration and the withdrawal, and
 /// gets the answer.
 async fn ends_with_the_answer(script: &mut Script) {
@@ -290,13 +297,10 @@ async fn an_answer_that_is_ready_while_the_connection_is_lost_is_sent_before_the
 #[tokio::test]
 async fn an_answer_is_sent_again_if_the_connection_breaks_before_the_hub_has_answered_the_close() {
     let (hub, gate) = (BrokenHub::start().await, Gate::new());
-    let (spoke, mut script) = kept(&hub, &gate).await;
+    let (spoke, script) = kept(&hub, &gate).await;
 
     let ends = async {
-        script.is_withdrawn("h").await;
-        gate.go_on.add_permits(1);
-        assert!(script.says_goodbye().await);
-        drop(script);
+        answers_and_is_cut(script, &gate).await;
         ends_with_the_answer(&mut hub.accept().await).await;
     };
     tokio::join!(ends, spoke.shutdown());
@@ -306,13 +310,10 @@ async fn an_answer_is_sent_again_if_the_connection_breaks_before_the_hub_has_ans
 #[tokio::test]
 async fn a_spoke_that_has_come_back_with_its_answers_once_ends_though_the_hub_answers_no_close() {
     let (hub, gate) = (BrokenHub::start().await, Gate::new());
-    let (spoke, mut script) = kept(&hub, &gate).await;
+    let (spoke, script) = kept(&hub, &gate).await;
 
     let ends = async {
-        script.is_withdrawn("h").await;
-        gate.go_on.add_permits(1);
-        assert!(script.says_goodbye().await);
-        drop(script);
+        answers_and_is_cut(script, &gate).await;
         let mut script = hub.accept().await;
         ends_with_the_answer(&mut script).await;
         script
