@@ -230,6 +230,7 @@ impl Upkeep {
             sessions: Arc::clone(&sessions),
             table: Arc::clone(&ground.table),
             placement: Arc::clone(&ground.placement),
+            arrivals: Arc::clone(&ground.late.arrivals),
             relay: Arc::clone(&ground.relay),
             moves: ground.moves.clone(),
             visibility: Arc::clone(&ground.visibility),

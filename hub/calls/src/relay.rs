@@ -23,6 +23,7 @@ use alkhub_budget::Exhausted;
 use alkhub_hub_cluster::{Class, Conduits, NotSent};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, InstanceId, OperationName, RawJson, SpokeName};
+use bytes::Bytes;
 
 use crate::leg::outcome::{End, ItemPush, Overflow};
 use crate::metrics::{Direction, Metrics};
@@ -115,9 +116,10 @@ impl Relay {
         self.state(hub, &Header::Callable { key, can }, &[]);
     }
 
-    /// A hub is gone: nothing that it still sends is accepted.
-    pub(crate) fn forget(&self, hub: &HubId) {
-        self.conduits.forget(hub);
+    /// A hub is gone: nothing that it still sends is accepted. Returns the calls and claims that surely have not
+    /// reached it.
+    pub(crate) fn forget(&self, hub: &HubId) -> Vec<Bytes> {
+        self.conduits.forget(hub)
     }
 
     /// The hubs that have not taken everything that was sent to them.

@@ -3,7 +3,8 @@
 //!
 //! What is sent arrives once and in order, however often the carrier breaks in between. Where that is impossible, both
 //! sides see a break ([`Incoming::next`] returns [`PeerEvent::Broken`]): whatever was under way between the two hubs is
-//! lost, and they start afresh. So nobody in the layers above needs to ask whether a message arrived.
+//! lost, and they start afresh. Only calls that no carrier has taken yet come back with it. So nobody
+//! in the layers above needs to ask whether a message arrived.
 //!
 //! Sequence numbers achieve this: each message has its place in the sender's order and carries an acknowledgement, and
 //! a message that is not acknowledged is kept and sent again ([`window`], [`peer`]).

@@ -197,6 +197,17 @@ impl Call {
         }
     }
 
+    /// The registration of another hub to which it was sent, if that is still its place, in this attempt.
+    pub(crate) fn at_hub(&self, remote: &RemoteCall) -> Option<Arc<Instance>> {
+        let leg = self.leg.lock();
+        match &leg.to {
+            To::Hub { instance } if instance.entry.hub == remote.hub && leg.resent == remote.attempt => {
+                Some(Arc::clone(instance))
+            }
+            To::Hub { .. } | To::Spoke { .. } | To::Nobody | To::Ended => None,
+        }
+    }
+
     /// The id by which a spoke of this hub knows it.
     pub(crate) fn leg_id(&self, legs: &LegIds) -> String {
         let origin = match &self.source {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_hub_cluster::{Cluster, Fence};
-use alkhub_protocol::{CallError, CloseCode, Code, HubId};
+use alkhub_protocol::{CloseCode, HubId};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,14 +14,16 @@ use tokio_util::task::TaskTracker;
 use crate::directory::router::Excluded;
 use crate::directory::{Directory, Instance};
 use crate::leg::call::{Call, CallSource, To};
-use crate::leg::outcome::End;
 use crate::leg::placement::Placement;
 use crate::leg::placement::relief::Look;
-use crate::leg::table::{self, CallTable};
+use crate::leg::table::CallTable;
 use crate::metrics::Metrics;
-use crate::relay::Relay;
+use crate::relay::arrival_queue::{LostAttempt, LostWith};
+use crate::relay::arrivals::Arrivals;
 use crate::relay::visibility::Visibility;
+use crate::relay::{Relay, RelayMessage, RemoteCall};
 use crate::session::Session;
+use crate::session::message::SessionMessage;
 use crate::session::moves::Moves;
 use crate::session::presence::Presence;
 use crate::session::sessions::Sessions;
@@ -36,6 +39,7 @@ pub(crate) struct Departures {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) table: Arc<CallTable>,
     pub(crate) placement: Arc<Placement>,
+    pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) relay: Arc<Relay>,
     pub(crate) moves: Moves,
     pub(crate) visibility: Arc<Visibility>,
@@ -73,20 +77,13 @@ impl Departures {
                 _ => continue,
             };
             if has_left {
-                self.lost(&call, &instance, Excluded::Registration(&instance));
+                let not = Excluded::Registration(&instance);
+                self.placement.lost(&call, &instance, not);
             } else {
                 self.placement.reroute(&call, &instance);
             }
         }
         true
-    }
-
-    /// Handles the loss of a call with the instance that it was sent to: it fails, unless it goes to another one.
-    fn lost(&self, call: &Arc<Call>, from: &Arc<Instance>, not: Excluded<'_>) {
-        if let Err(reason) = self.placement.lost(call, from, not) {
-            let error = reason.told(table::spoke_lost(call, &from.entry.spoke));
-            self.table.end(call.key, End::Failed(error), None);
-        }
     }
 
     /// Notes that the connection of a spoke is lost, or is no longer waited for. In the first case, what waits for it
@@ -174,32 +171,59 @@ impl Departures {
     /// Ends everything that had to do with another hub.
     pub(crate) fn hub_gone(&self, hub: &HubId) {
         let removed = self.directory.remove_hub(hub);
-        self.relay.forget(hub);
+        self.not_sent(hub, &self.relay.forget(hub));
         self.moves.lost(hub.clone());
         self.visibility.hub_gone(hub);
         self.count_instances();
         // If that hub still lives, it aborts what was sent to it: it sees the conduit break.
-        let lost = self.end_all_with(hub, "the caller's hub is gone", |call, instance| {
-            self.lost(call, instance, Excluded::Hub(hub));
-        });
+        let lost = self.end_all_with(hub, "the caller's hub is gone", LostWith::Hub);
         tracing::info!(hub.id = %hub, instances = removed, calls = lost, "another hub is gone");
     }
 
-    /// Whatever was under way between this hub and another one may be lost: nobody is left to wait for it.
-    pub(crate) fn conduit_broke(&self, hub: &HubId) {
+    /// Whatever was under way between this hub and another one may be lost, but for what was not sent: nobody is left to
+    /// wait for it.
+    pub(crate) fn conduit_broke(&self, hub: &HubId, unsent: &[Bytes]) {
+        self.not_sent(hub, unsent);
         self.moves.lost(hub.clone());
-        let lost = self.end_all_with(hub, "the conduit to the caller's hub broke", |call, _| {
-            // A call may have been sent since the break, and the other hub still considers it valid.
-            let stop = Some("the conduit between the hubs broke");
-            self.table.end(call.key, End::Failed(link_lost(call)), stop);
-        });
+        let lost = self.end_all_with(hub, "the conduit to the caller's hub broke", LostWith::Conduit);
         self.visibility.conduit_broke(hub);
         tracing::warn!(hub.id = %hub, calls = lost, "the conduit to another hub broke");
     }
 
-    /// Ends every call that another hub is involved in. Those sent there are ended by `end`; those that came from there
-    /// have lost their callers, and their spokes are told `reason`. Returns how many were sent there.
-    fn end_all_with(&self, hub: &HubId, reason: &str, end: impl Fn(&Arc<Call>, &Arc<Instance>)) -> usize {
+    /// Takes back a call, or a claim, that was for another hub and that nobody received.
+    pub(crate) fn came_back(&self, hub: &HubId, message: &Bytes) {
+        match RelayMessage::decode(hub.clone(), message) {
+            Ok(RelayMessage::Call { call, .. }) => self.call_came_back(&call.remote),
+            Ok(RelayMessage::Session { from, message }) => {
+                if let SessionMessage::Claim { claim, .. } = message {
+                    self.moves.received(from, SessionMessage::Unknown { claim });
+                }
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Takes back the calls among messages that no carrier took before the conduit to a hub ended. That says nothing
+    /// about the hub: claims are answered by [`Moves::lost`].
+    fn not_sent(&self, hub: &HubId, messages: &[Bytes]) {
+        for message in messages {
+            if let Ok(RelayMessage::Call { call, .. }) = RelayMessage::decode(hub.clone(), message) {
+                self.call_came_back(&call.remote);
+            }
+        }
+    }
+
+    fn call_came_back(&self, remote: &RemoteCall) {
+        let Some(call) = self.table.get(remote.key) else { return };
+        if let Some(instance) = call.at_hub(remote) {
+            self.placement.came_back(&call, &instance);
+        }
+    }
+
+    /// Ends every call that another hub is involved in. Those sent there are lost, behind what has arrived of them;
+    /// those that came from there have lost their callers, and their spokes are told `reason`. Returns how many were
+    /// sent there.
+    fn end_all_with(&self, hub: &HubId, reason: &str, with: LostWith) -> usize {
         let concerned = self.table.select(|call| call.other_hub().as_ref() == Some(hub));
         let mut lost = 0;
         for call in concerned {
@@ -207,11 +231,14 @@ impl Departures {
                 self.table.caller_lost(call.key, reason);
                 continue;
             }
-            let instance = call.leg.lock().to.instance().cloned();
+            let (instance, attempt) = {
+                let leg = call.leg.lock();
+                (leg.to.instance().cloned(), leg.resent)
+            };
             // The call may have gone elsewhere meanwhile.
-            if let Some(instance) = instance.filter(|instance| instance.entry.hub == *hub) {
+            if let Some(from) = instance.filter(|instance| instance.entry.hub == *hub) {
                 lost += 1;
-                end(&call, &instance);
+                self.arrivals.lose(&call, LostAttempt { attempt, from, with });
             }
         }
         lost
@@ -264,10 +291,4 @@ impl Departures {
         self.metrics.spokes_connected.set(count(sessions.connected));
         self.metrics.spokes_reconnecting.set(count(sessions.reconnecting));
     }
-}
-
-/// The error for a call of which something was lost between two hubs.
-fn link_lost(call: &Call) -> CallError {
-    let message = "the conduit between the hubs broke, and an answer may be lost";
-    table::undecided(call, Code::Unavailable, message.to_owned())
 }

@@ -1,14 +1,21 @@
-//! The arrival queue of one call: answers that came from another hub and are not checked yet.
+//! The arrival queue of one call: answers that came from another hub and are not checked yet, and the loss of that hub
+//! behind them.
 //!
 //! Invariants
 //! - They are taken in the order in which they came, by one task at a time.
+//! - A loss is taken once no answer waits any more. It needs no room, so that a full queue does not keep it out, and no
+//!   more than one waits. What comes of the lost attempt after it is refused: what went before it may be missing.
 //! - It is bounded in bytes, and all queues of a key by the budget of that key. Each message counts for a little more
 //!   than its bytes, so the number of messages is bounded too.
+
+use std::sync::Arc;
 
 use alkhub_budget::Held;
 use alkhub_queue::{Limits, Queue};
 use bytes::Bytes;
 use parking_lot::Mutex;
+
+use crate::directory::Instance;
 
 /// The most that waits of one call, apart from a single message: enough for a burst that its check can keep up with.
 const CALL_LIMITS: Limits = Limits {
@@ -28,6 +35,30 @@ pub(crate) struct Arrival {
     pub(crate) frame: Bytes,
 }
 
+/// An attempt of a call that was sent to another hub is lost.
+#[derive(Debug)]
+pub(crate) struct LostAttempt {
+    pub(crate) attempt: u8,
+    /// The registration that it was sent to.
+    pub(crate) from: Arc<Instance>,
+    pub(crate) with: LostWith,
+}
+
+/// What an attempt is lost with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LostWith {
+    Hub,
+    Conduit,
+}
+
+/// What is to be done next for a call.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// An arrival, with its charge.
+    Arrival(Arrival, Held),
+    Loss(LostAttempt),
+}
+
 /// The messages of one call that wait to be checked.
 #[derive(Debug, Default)]
 pub(crate) struct ArrivalQueue(Mutex<Waiting>);
@@ -36,6 +67,8 @@ pub(crate) struct ArrivalQueue(Mutex<Waiting>);
 struct Waiting {
     /// The arrivals with their charges, and what each counts for.
     arrivals: Queue<((Arrival, Held), usize)>,
+    /// What happens once none of them is left.
+    loss: Option<LostAttempt>,
     /// Whether a task is taking what waits.
     is_taken: bool,
 }
@@ -48,6 +81,8 @@ pub(crate) enum ArrivalPush {
     /// No task takes it: the call needs one.
     First,
     Full,
+    /// The attempt is lost, and its loss waits.
+    Lost,
 }
 
 // === impl ArrivalQueue ===
@@ -57,6 +92,10 @@ impl ArrivalQueue {
     pub(crate) fn push(&self, arrival: Arrival, held: Held) -> ArrivalPush {
         let cost = cost(&arrival);
         let mut waiting = self.0.lock();
+        let is_of = |loss: &LostAttempt| loss.attempt >= arrival.attempt;
+        if !arrival.is_late && waiting.loss.as_ref().is_some_and(is_of) {
+            return ArrivalPush::Lost;
+        }
         if waiting.arrivals.room(cost, CALL_LIMITS).is_err() {
             return ArrivalPush::Full;
         }
@@ -69,12 +108,32 @@ impl ArrivalQueue {
         }
     }
 
-    /// The next arrival, with its charge; after `None` the call needs a task again.
-    pub(crate) fn pop(&self) -> Option<(Arrival, Held)> {
+    /// Puts a loss behind what waits or is being checked.
+    ///
+    /// # Errors
+    /// There is nothing, so that the loss comes now.
+    pub(crate) fn push_loss(&self, loss: LostAttempt) -> Result<(), LostAttempt> {
         let mut waiting = self.0.lock();
-        let next = waiting.arrivals.pop();
+        if !waiting.is_taken {
+            return Err(loss);
+        }
+        // An attempt is lost once. An earlier one no longer matters.
+        let is_known = |known: &LostAttempt| known.attempt >= loss.attempt;
+        if !waiting.loss.as_ref().is_some_and(is_known) {
+            waiting.loss = Some(loss);
+        }
+        Ok(())
+    }
+
+    /// What is to be done next; after `None` the call needs a task again.
+    pub(crate) fn pop(&self) -> Option<Waited> {
+        let mut waiting = self.0.lock();
+        let next = match waiting.arrivals.pop() {
+            Some(((arrival, held), _)) => Some(Waited::Arrival(arrival, held)),
+            None => waiting.loss.take().map(Waited::Loss),
+        };
         waiting.is_taken = next.is_some();
-        next.map(|(charged, _)| charged)
+        next
     }
 }
 
@@ -88,7 +147,7 @@ mod tests {
     use alkhub_budget::{Budget, Kept};
 
     use super::*;
-    use crate::fixture::budget;
+    use crate::fixture::{budget, remote};
 
     fn answer(first: u8, bytes: usize) -> Arrival {
         let mut frame = vec![b' '; bytes.max(1)];
@@ -100,8 +159,16 @@ mod tests {
         }
     }
 
-    fn first(arrival: Option<(Arrival, Held)>) -> Option<u8> {
-        arrival.map(|(arrival, _)| arrival.frame[0])
+    fn first(next: Option<Waited>) -> Option<u8> {
+        match next? {
+            Waited::Arrival(arrival, _) => Some(arrival.frame[0]),
+            Waited::Loss(loss) => panic!("{loss:?}"),
+        }
+    }
+
+    fn loss(attempt: u8, with: LostWith) -> LostAttempt {
+        let from = remote("text/one@1", &[]);
+        LostAttempt { attempt, from, with }
     }
 
     impl ArrivalQueue {
@@ -136,5 +203,58 @@ mod tests {
         assert_eq!(push(answer(1, 0)), ArrivalPush::Full);
         assert_eq!(first(queue.pop()), Some(0));
         assert_eq!(push(answer(1, 0)), ArrivalPush::Waits);
+    }
+
+    #[test]
+    fn a_loss_comes_behind_what_waits_however_much_that_is_and_at_once_where_nothing_does() {
+        let (queue, budget) = (ArrivalQueue::default(), budget());
+        let push = |arrival| queue.push_for(&budget, arrival);
+        assert!(queue.push_loss(loss(0, LostWith::Hub)).is_err());
+        assert_eq!(push(answer(0, CALL_LIMITS.bytes)), ArrivalPush::First);
+
+        assert!(queue.push_loss(loss(0, LostWith::Hub)).is_ok());
+        assert_eq!(first(queue.pop()), Some(0));
+        let late = Arrival {
+            is_late: true,
+            ..answer(1, CALL_LIMITS.bytes)
+        };
+        assert_eq!(push(late), ArrivalPush::Waits, "a loss takes no room");
+        assert_eq!(push(answer(2, 10)), ArrivalPush::Lost, "others before it may be lost");
+
+        assert_eq!(first(queue.pop()), Some(1));
+        assert!(matches!(
+            queue.pop(),
+            Some(Waited::Loss(LostAttempt {
+                with: LostWith::Hub,
+                ..
+            }))
+        ));
+        assert!(queue.pop().is_none());
+        assert_eq!(budget.used(), 0);
+        assert!(queue.push_loss(loss(0, LostWith::Hub)).is_err());
+    }
+
+    #[test]
+    fn while_an_answer_is_checked_one_loss_waits_the_first_of_the_last_attempt() {
+        let (queue, budget) = (ArrivalQueue::default(), budget());
+        queue.push_for(&budget, answer(0, 10));
+        let checked = queue.pop();
+
+        let losses = [
+            (0, LostWith::Hub),
+            (1, LostWith::Conduit),
+            (1, LostWith::Hub),
+            (0, LostWith::Hub),
+        ];
+        for (attempt, with) in losses {
+            assert!(queue.push_loss(loss(attempt, with)).is_ok());
+        }
+
+        drop(checked);
+        let Some(Waited::Loss(loss)) = queue.pop() else {
+            panic!("no loss");
+        };
+        assert_eq!((loss.attempt, loss.with), (1, LostWith::Conduit));
+        assert!(queue.pop().is_none());
     }
 }

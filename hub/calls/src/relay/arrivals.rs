@@ -9,6 +9,8 @@
 //!   only a few are checked at once ([`Checks`]).
 //! - What waits is charged to the caller's key until it is checked.
 //! - A call whose next message does not fit into its queue ends with an error, never silently.
+//! - The loss of a hub, or of the conduit to it, comes behind the answers that had come from there: they are checked
+//!   first, and one that ends the call leaves nothing to be lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,14 +19,16 @@ use alkhub_budget::{Budgets, Kept};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
 use tokio_util::task::TaskTracker;
 
+use crate::directory::Instance;
+use crate::directory::router::Excluded;
 use crate::leg::answer::Answers;
 use crate::leg::call::Call;
 use crate::leg::outcome::End;
 use crate::leg::placement::Placement;
 use crate::leg::placement::loss;
-use crate::leg::table::CallTable;
+use crate::leg::table::{self, CallTable};
 use crate::relay;
-use crate::relay::arrival_queue::{self, Arrival, ArrivalPush};
+use crate::relay::arrival_queue::{self, Arrival, ArrivalPush, LostAttempt, LostWith, Waited};
 use crate::relay::checks::Checks;
 
 /// Answers of at least this size are read and checked on a thread that serves nobody meanwhile.
@@ -70,12 +74,19 @@ impl Arrivals {
             Err(exhausted) => return self.refused(&call, &exhausted.to_string()),
         };
         match call.arrivals.push(arrival, held) {
-            ArrivalPush::Waits => {}
+            ArrivalPush::Waits | ArrivalPush::Lost => {}
             ArrivalPush::First => {
                 let arrivals = Arc::clone(self);
                 self.tasks.spawn(async move { arrivals.take_all(&call).await });
             }
             ArrivalPush::Full => self.refused(&call, "answers come faster than this hub checks them"),
+        }
+    }
+
+    /// An attempt of a call is lost: the call goes elsewhere or ends, once what has come of it is checked.
+    pub(crate) fn lose(&self, call: &Arc<Call>, loss: LostAttempt) {
+        if let Err(loss) = call.arrivals.push_loss(loss) {
+            self.take_loss(call, &loss);
         }
     }
 
@@ -87,21 +98,15 @@ impl Arrivals {
 
     async fn take_all(self: &Arc<Self>, call: &Arc<Call>) {
         let mut next = call.arrivals.pop();
-        while let Some((arrival, held)) = next {
-            // The queue of a call that has ended is emptied all the same, at once: other calls need the room.
-            let is_quick = arrival_queue::cost(&arrival) < LARGE || !self.table.contains(call.key);
-            let taken = if is_quick {
-                catch_unwind(AssertUnwindSafe(|| self.take_one(call, &arrival))).is_ok()
-            } else {
-                let place = self.checks.place(&call.source.payer()).await;
-                let (arrivals, call) = (Arc::clone(self), Arc::clone(call));
-                let take = move || arrivals.take_one(&call, &arrival);
-                let taken = tokio::task::spawn_blocking(take).await.is_ok();
-                // Only now: its thread is free for the next one.
-                drop(place);
-                taken
+        while let Some(waited) = next {
+            let taken = match waited {
+                Waited::Arrival(arrival, held) => {
+                    let taken = self.take_arrival(call, arrival).await;
+                    drop(held);
+                    taken
+                }
+                Waited::Loss(loss) => catch_unwind(AssertUnwindSafe(|| self.take_loss(call, &loss))).is_ok(),
             };
-            drop(held);
             if !taken {
                 tracing::error!(call.key = call.key, operation = %call.operation.name, "checking an answer panicked");
                 let error = CallError::new(Code::Internal, "the answer could not be checked");
@@ -115,6 +120,44 @@ impl Arrivals {
             if next.is_some() {
                 // Lets another call have its turn.
                 tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Takes an answer; false if that panicked.
+    async fn take_arrival(self: &Arc<Self>, call: &Arc<Call>, arrival: Arrival) -> bool {
+        // The queue of a call that has ended is emptied all the same, at once: other calls need the room.
+        let is_quick = arrival_queue::cost(&arrival) < LARGE || !self.table.contains(call.key);
+        if is_quick {
+            return catch_unwind(AssertUnwindSafe(|| self.take_one(call, &arrival))).is_ok();
+        }
+        let place = self.checks.place(&call.source.payer()).await;
+        let (arrivals, call) = (Arc::clone(self), Arc::clone(call));
+        let take = move || arrivals.take_one(&call, &arrival);
+        let taken = tokio::task::spawn_blocking(take).await.is_ok();
+        // Only now: its thread is free for the next one.
+        drop(place);
+        taken
+    }
+
+    /// Takes the loss of an attempt, unless the call has ended or is somewhere else by now.
+    fn take_loss(&self, call: &Arc<Call>, loss: &LostAttempt) {
+        let is_there = {
+            let leg = call.leg.lock();
+            let is_from = |at: &Arc<Instance>| Arc::ptr_eq(at, &loss.from);
+            leg.resent == loss.attempt && leg.to.instance().is_some_and(is_from)
+        };
+        if !is_there {
+            return;
+        }
+        match loss.with {
+            LostWith::Hub => self
+                .placement
+                .lost(call, &loss.from, Excluded::Hub(&loss.from.entry.hub)),
+            LostWith::Conduit => {
+                // A call may have been sent since the break, and the other hub still considers it valid.
+                let stop = Some("the conduit between the hubs broke");
+                self.table.end(call.key, End::Failed(link_lost(call)), stop);
             }
         }
     }
@@ -155,4 +198,10 @@ impl Arrivals {
             }
         }
     }
+}
+
+/// The error for a call of which something was lost between two hubs.
+fn link_lost(call: &Call) -> CallError {
+    let message = "the conduit between the hubs broke, and an answer may be lost";
+    table::undecided(call, Code::Unavailable, message.to_owned())
 }

@@ -15,7 +15,7 @@ use crate::admission::quota::{KeyPlace, Quota};
 use crate::directory::compiled::Specs;
 use crate::directory::operation::Operation;
 use crate::directory::{Directory, Instance};
-use crate::leg::call::{self, Call, CallParts, CallSource, CallTimes, TimeLimits, To};
+use crate::leg::call::{self, Call, CallParts, CallSource, CallTimes, TimeLimits};
 use crate::leg::departure::Departures;
 use crate::leg::input::{Input, bare_bytes};
 use crate::leg::outcome::End;
@@ -29,7 +29,6 @@ use crate::relay::late::LateAnswers;
 use crate::relay::visibility::Visibility;
 use crate::relay::{Destination, RegistrationStanding, Relay, RelayMessage, RelayedCall, RemoteCall, Return};
 use crate::session::Session;
-use crate::session::message::SessionMessage;
 use crate::session::moves::Moves;
 
 /// The error of a call whose spoke already has as much waiting as it may.
@@ -82,8 +81,8 @@ impl Peers {
                 self.metrics.relayed(Direction::Received);
                 self.relayed(from, &payload);
             }
-            PeerEvent::Returned { to, payload } => self.came_back(to, &payload),
-            PeerEvent::Broken { hub } => self.departures.conduit_broke(&hub),
+            PeerEvent::Returned { to, payload } => self.departures.came_back(&to, &payload),
+            PeerEvent::Broken { hub, unsent } => self.departures.conduit_broke(&hub, &unsent),
         }
     }
 
@@ -125,35 +124,10 @@ impl Peers {
         }
     }
 
-    /// Takes back a call, or a claim, that nobody received.
-    fn came_back(&self, hub: HubId, message: &Bytes) {
-        match RelayMessage::decode(hub, message) {
-            Ok(RelayMessage::Call { call: relayed, .. }) => {
-                if let Some((call, instance)) = self.call_at(&relayed.remote) {
-                    self.placement.came_back(&call, &instance);
-                }
-            }
-            Ok(RelayMessage::Session { from, message }) => {
-                if let SessionMessage::Claim { claim, .. } = message {
-                    self.moves.received(from, SessionMessage::Unknown { claim });
-                }
-            }
-            Ok(_) | Err(_) => {}
-        }
-    }
-
     /// A call of this hub that runs on another one, and the registration to which it was sent.
     fn call_at(&self, remote: &RemoteCall) -> Option<(Arc<Call>, Arc<Instance>)> {
         let call = self.table.get(remote.key)?;
-        let instance = {
-            let leg = call.leg.lock();
-            match &leg.to {
-                To::Hub { instance } if instance.entry.hub == remote.hub && leg.resent == remote.attempt => {
-                    Arc::clone(instance)
-                }
-                To::Hub { .. } | To::Spoke { .. } | To::Nobody | To::Ended => return None,
-            }
-        };
+        let instance = call.at_hub(remote)?;
         Some((call, instance))
     }
 

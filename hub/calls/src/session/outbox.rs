@@ -100,10 +100,8 @@ impl Outbox {
     pub(crate) fn push_abort(&self, message: Bytes, number: u64) -> Result<(), Full> {
         // The origin's processes handle calls and aborts on different paths, and forget an abort that comes before its
         // call.
-        let owner = match self.dialect() {
-            Dialect::Payload => Owner::Last { is_end: false },
-            Dialect::Id => Owner::None,
-        };
+        let is_last = self.dialect() == Dialect::Payload;
+        let owner = Owner::Abort { number, is_last };
         let mut contents = self.0.contents.lock();
         if contents.was_taken_out(number) {
             return Ok(());

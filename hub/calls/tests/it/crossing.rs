@@ -9,7 +9,10 @@ use alkhub_test_support::{Host, comes_to, until, within};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Spoke, admin, cluster, peer, query, record, registration, request, subscription};
+use crate::fixture::{
+    ChecksHeld, Spoke, admin, cluster, large_output, peer, query, record, registration, request, subscription,
+    with_one_thread_for_checks,
+};
 use crate::pair::{Pair, in_flight, sees};
 use crate::sessions::cut;
 
@@ -104,7 +107,8 @@ impl Played {
     }
 
     /// Answers a call with an item.
-    fn item(&self, key: u64, attempt: u8, item: u64) {
+    fn item(&self, key: u64, attempt: u8, item: impl Into<Value>) {
+        let item = item.into();
         let payload = json!({"requestId": key.to_string(), "output": item});
         self.say(
             &format!("answer {key} {attempt}"),
@@ -275,6 +279,40 @@ async fn a_caller_waits_for_no_hub_that_began_anew() {
     assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     played.end().await;
     pair.end().await;
+}
+
+#[test]
+fn an_item_that_waits_for_its_check_comes_before_the_end_by_a_conduit_that_broke_behind_it() {
+    with_one_thread_for_checks(async {
+        let (pair, mut played, _) = played_holder().await;
+        let (key, mut answers) = called(&pair, &mut played).await;
+        let before = pair.a.metric("alkhub_budget_bytes");
+        let held = ChecksHeld::now();
+        played.item(key, 0, large_output());
+        played.reads_until(pair.a.has_unchecked(1, before)).await;
+
+        played.begin_anew();
+        let broken = until("the conduit is broken", || async {
+            match pair.a.metric("alkhub_conduit_breaks_total") {
+                0.0 => Err(0.0),
+                _ => Ok(()),
+            }
+        });
+        played.reads_until(broken).await;
+        drop(held);
+
+        let item = played.reads_until(within("the item", answers.recv())).await;
+        assert!(matches!(item, Some(CallAnswer::Item(_))), "{item:?}");
+        let failure = played.reads_until(within("the failure", answers.recv())).await;
+        let Some(CallAnswer::Failed(error)) = failure else {
+            panic!("{failure:?}");
+        };
+        assert_eq!((error.code, error.delivered), (Code::Unavailable, Delivered::Yes));
+        let aborted = played.receive_about_a_call().await;
+        assert_eq!((aborted.word.as_str(), aborted.key), ("abort", key), "{aborted:?}");
+        played.end().await;
+        pair.end().await;
+    });
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use alkhub_protocol::{CallError, CallRequest, CloseCode, Frame, HubId, RawJson, 
 use alkhub_redis::Connector;
 use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
-use alkhub_test_support::{Host, comes_to, within};
+use alkhub_test_support::{Host, comes_to, until, within};
 use bytes::Bytes;
 use jiff::Timestamp;
 use prometheus::Registry;
@@ -30,6 +30,34 @@ pub(crate) type Dispatched = (Result<Ticket, CallError>, mpsc::Receiver<CallAnsw
 
 /// How long a hub that ended without a word is waited for.
 pub(crate) const LEASE_TTL: Duration = Duration::from_secs(2);
+
+/// Keeps the only thread for checks of large answers from working until it is dropped. Needs a runtime that has only
+/// one thread for such work ([`with_one_thread_for_checks`]).
+pub(crate) struct ChecksHeld {
+    _release: std::sync::mpsc::Sender<()>,
+}
+
+impl ChecksHeld {
+    pub(crate) fn now() -> Self {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || released.recv());
+        Self { _release: release }
+    }
+}
+
+/// Runs a test in which [`ChecksHeld`] can hold up the checks of large answers.
+pub(crate) fn with_one_thread_for_checks(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build();
+    runtime.expect("a runtime").block_on(test);
+}
+
+/// An output that is large enough to be checked on a thread of its own.
+pub(crate) fn large_output() -> Value {
+    json!("x".repeat(64 * 1024))
+}
 
 /// The default budget of a key.
 pub(crate) fn budget() -> Budget {
@@ -187,6 +215,17 @@ impl Hub {
     /// The value of a metric without labels, or the sum over its family.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         self.host.metric(name)
+    }
+
+    /// Waits until so many answers of [`large_output`] wait for their checks on this hub, where `before` bytes were
+    /// charged without them, some of which may have been given back.
+    pub(crate) async fn has_unchecked(&self, answers: u32, before: f64) {
+        let wanted = f64::from(answers) * 48.0 * 1024.0;
+        until("the answers wait for their checks", || async {
+            let charged = self.metric("alkhub_budget_bytes") - before;
+            if charged >= wanted { Ok(()) } else { Err(charged) }
+        })
+        .await;
     }
 
     /// Ends the hub without a word to anybody, as a crash does: its lease expires.

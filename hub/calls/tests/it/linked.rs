@@ -2,11 +2,11 @@
 
 use alkhub_calls::CallAnswer;
 use alkhub_hub_cluster::LinkState;
-use alkhub_protocol::Code;
+use alkhub_protocol::{Code, Delivered};
 use alkhub_test_support::{Direction, comes_to, until, within};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fixture::{Hub, Spoke, mutation, query, request};
+use crate::fixture::{Hub, Spoke, admin, mutation, peer, query, registration, request};
 use crate::pair::{Pair, in_flight};
 
 /// Calls a spoke of the other hub, which answers.
@@ -115,5 +115,65 @@ async fn a_call_that_comes_before_its_spoke_is_entered_reaches_it() {
     spoke.respond(&call, json!("A"));
     let answer = within("the answer", answers.recv()).await;
     assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+    pair.end().await;
+}
+
+/// Registers `text.upper` on a hub without waiting until the others can call it.
+async fn comes(hub: &Hub) -> Spoke {
+    let input = serde_json::from_value(registration("other", &[mutation("text.upper")])).expect("valid");
+    let (outbox, outgoing) = peer();
+    let registered = hub.calls.register(&admin(), input, outbox.clone()).await;
+    let (output, registration) = registered.expect("registers");
+    Spoke {
+        output,
+        registration,
+        outgoing,
+        outbox,
+    }
+}
+
+/// The link of a hub that stands still is full at some time, and further calls wait for it.
+#[tokio::test]
+async fn calls_that_no_link_has_taken_when_their_hub_is_gone_go_to_another_instance() {
+    let (pair, [link, redis_of_b]) = Pair::linked_with_b_behind_a_proxy().await;
+    let spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    link.hold();
+    let mut calls = Vec::new();
+    let refused = loop {
+        let input = json!([calls.len(), "x".repeat(900_000)]);
+        let (ticket, answers) = pair.a.dispatch(request("text.upper", input));
+        match ticket {
+            Ok(ticket) => calls.push((ticket, answers)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.code, Code::Overloaded);
+    let mut other = comes(&pair.a).await;
+
+    redis_of_b.cut();
+
+    let mut next = None;
+    while next.is_none_or(|next| next < calls.len()) {
+        let call = other.next_call().await;
+        let input: Value = call.input.expect("an input").to().expect("JSON");
+        let number = usize::try_from(input[0].as_u64().expect("a number")).expect("small");
+        assert!(next.is_none_or(|next| next == number), "{number} after {next:?}");
+        if next.is_none() {
+            for (_, answers) in &mut calls[..number] {
+                let answer = within("the end", answers.recv()).await;
+                let Some(CallAnswer::Failed(error)) = answer else {
+                    panic!("{answer:?}");
+                };
+                assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
+            }
+            assert!(number > 0, "the link has taken the first one");
+        }
+        other.respond(&call.request_id, json!("out"));
+        let answer = within("the answer", calls[number].1.recv()).await;
+        assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+        next = Some(number + 1);
+    }
+    assert_eq!(pair.a.calls.in_flight(), 0);
+    drop((spoke, other));
     pair.end().await;
 }

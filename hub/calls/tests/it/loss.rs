@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use alkhub_calls::{CallAnswer, Ticket};
 use alkhub_config::BudgetConfig;
-use alkhub_protocol::{CallError, CloseCode, Code, Delivered};
-use alkhub_test_support::within;
+use alkhub_protocol::frame::Requested;
+use alkhub_protocol::{CallError, CallRequest, CloseCode, Code, Delivered};
+use alkhub_test_support::{until, within};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
 use crate::fixture::{
-    Hub, HubOptions, Spoke, admin, mutation, operation, peer, query, registration, request, subscription,
+    ChecksHeld, Hub, HubOptions, Spoke, admin, large_output, mutation, operation, peer, query, registration, request,
+    subscription, with_one_thread_for_checks,
 };
 use crate::pair::{Pair, sees};
 use crate::sessions::cut;
@@ -36,12 +38,27 @@ async fn connect_as_one(hub: &Hub) -> Spoke {
     Spoke::register(hub, &admin(), input, peer()).await.expect("registers")
 }
 
-/// Calls an operation at a hub; the call goes to the only spoke that offers it.
-async fn had(hub: &Hub, spoke: &mut Spoke, operation: &str) -> Had {
-    let (ticket, answers) = hub.dispatch(request(operation, json!("in")));
+/// Makes a call at a hub, and waits until the only spoke that offers its operation has got it.
+async fn sent(hub: &Hub, spoke: &mut Spoke, request: CallRequest) -> (Had, Requested) {
+    let (ticket, answers) = hub.dispatch(request);
     let ticket = ticket.expect("routed");
-    assert_eq!(spoke.next_call().await.operation.as_str(), operation);
-    Had { ticket, answers }
+    let call = spoke.next_call().await;
+    (Had { ticket, answers }, call)
+}
+
+/// The same for an operation with the usual input.
+async fn had(hub: &Hub, spoke: &mut Spoke, operation: &str) -> Had {
+    let (had, call) = sent(hub, spoke, request(operation, json!("in"))).await;
+    assert_eq!(call.operation.as_str(), operation);
+    had
+}
+
+/// A hub, its only spoke, and a query that the spoke has got.
+async fn query_at_spoke() -> (Hub, Spoke, Had) {
+    let hub = Hub::local().await;
+    let mut spoke = connect(&hub).await;
+    let get = had(&hub, &mut spoke, "text.get").await;
+    (hub, spoke, get)
 }
 
 impl Had {
@@ -86,9 +103,7 @@ fn resent(hub: &Hub, wanted: u32) {
 
 #[tokio::test(start_paused = true)]
 async fn a_query_goes_to_another_instance_and_nothing_else_does() {
-    let hub = Hub::local().await;
-    let mut lost = connect(&hub).await;
-    let get = had(&hub, &mut lost, "text.get").await;
+    let (hub, mut lost, get) = query_at_spoke().await;
     let set = had(&hub, &mut lost, "text.set").await;
     let lines = had(&hub, &mut lost, "text.lines").await;
     let mut other = connect(&hub).await;
@@ -106,9 +121,7 @@ async fn a_query_goes_to_another_instance_and_nothing_else_does() {
 
 #[tokio::test(start_paused = true)]
 async fn a_query_is_not_sent_a_third_time() {
-    let hub = Hub::local().await;
-    let mut lost = connect(&hub).await;
-    let get = had(&hub, &mut lost, "text.get").await;
+    let (hub, lost, get) = query_at_spoke().await;
     let mut second = connect(&hub).await;
     drop(lost);
     second.next_call().await;
@@ -124,9 +137,7 @@ async fn a_query_is_not_sent_a_third_time() {
 /// A loss does not count among the times that nobody got it.
 #[tokio::test(start_paused = true)]
 async fn a_query_that_waits_for_a_second_spoke_whose_connection_is_lost_goes_to_a_third() {
-    let hub = Hub::local().await;
-    let mut lost = connect(&hub).await;
-    let get = had(&hub, &mut lost, "text.get").await;
+    let (hub, lost, get) = query_at_spoke().await;
     let mut second = connect(&hub).await;
     drop(lost);
     resent(&hub, 1);
@@ -143,9 +154,7 @@ async fn a_query_that_waits_for_a_second_spoke_whose_connection_is_lost_goes_to_
 /// Nobody got it the second time, but the first spoke may have.
 #[tokio::test(start_paused = true)]
 async fn a_query_that_its_second_spoke_never_got_may_have_been_delivered() {
-    let hub = Hub::local().await;
-    let mut lost = connect(&hub).await;
-    let get = had(&hub, &mut lost, "text.get").await;
+    let (hub, lost, get) = query_at_spoke().await;
     let second = connect(&hub).await;
     drop(lost);
     resent(&hub, 1);
@@ -157,9 +166,7 @@ async fn a_query_that_its_second_spoke_never_got_may_have_been_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_query_that_its_caller_has_given_up_is_not_sent_again() {
-    let hub = Hub::local().await;
-    let mut lost = connect(&hub).await;
-    let aborted = had(&hub, &mut lost, "text.get").await;
+    let (hub, mut lost, aborted) = query_at_spoke().await;
     let left = had(&hub, &mut lost, "text.get").await;
     let mut other = connect(&hub).await;
     assert!(aborted.ticket.cancel("for the test") && left.ticket.caller_lost("for the test"));
@@ -176,14 +183,12 @@ async fn a_query_goes_to_the_spoke_that_its_caller_named_or_to_nobody() {
     let mut lost = connect(&hub).await;
     let mut request = request("text.get", json!("in"));
     request.target = Some("text".parse().expect("valid"));
-    let (ticket, answers) = hub.dispatch(request);
-    let ticket = ticket.expect("routed");
-    lost.next_call().await;
+    let (get, _) = sent(&hub, &mut lost, request).await;
     let mut other = Spoke::connect(&hub, "other", &[query("text.get")]).await;
 
     drop(lost);
 
-    Had { ticket, answers }.lost().await;
+    get.lost().await;
     assert!(other.has_nothing());
 }
 
@@ -205,9 +210,8 @@ async fn a_query_goes_to_the_registration_that_replaces_the_one_that_had_it() {
 async fn the_answer_of_the_first_run_ends_a_query_and_the_second_one_is_stopped() {
     let hub = Hub::local().await;
     let mut old = connect_as_one(&hub).await;
-    let (ticket, answers) = hub.dispatch(request("text.get", json!("in")));
-    let ticket = ticket.expect("routed");
-    let first = old.next_call().await.request_id;
+    let (get, call) = sent(&hub, &mut old, request("text.get", json!("in"))).await;
+    let first = call.request_id;
     let mut new = connect_as_one(&hub).await;
     let second = new.next_call().await.request_id;
     assert_ne!(first, second);
@@ -216,16 +220,14 @@ async fn the_answer_of_the_first_run_ends_a_query_and_the_second_one_is_stopped(
     new.complete(&first);
     new.respond(&first, json!("first"));
 
-    Had { ticket, answers }.answered("first").await;
+    get.answered("first").await;
     let stopped = new.next_abort_for("an earlier attempt has answered").await;
     assert_eq!(stopped, second);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_else_has_no_room_for_a_query_is_told() {
-    let hub = Hub::local().await;
-    let mut lost = connect(&hub).await;
-    let get = had(&hub, &mut lost, "text.get").await;
+    let (hub, lost, get) = query_at_spoke().await;
     let mut input = registration("text", &offered());
     input["concurrency"] = json!(1);
     let mut other = Spoke::register(&hub, &admin(), input, peer()).await.expect("registers");
@@ -256,10 +258,9 @@ async fn inputs_that_stay_take_an_eighth_of_a_budget_and_what_does_not_fit_is_no
     let mut lost = connect(&hub).await;
     let mut gets = Vec::new();
     for bytes in [45_000, 10_000, 10_000, 60_000] {
-        let (ticket, answers) = hub.dispatch(request("text.get", json!("x".repeat(bytes))));
-        let ticket = ticket.expect("those before are gone, but for one that is small");
-        lost.next_call().await;
-        gets.push(Had { ticket, answers });
+        // There is room for each: of the inputs before it, at most a small one is still kept.
+        let (get, _) = sent(&hub, &mut lost, request("text.get", json!("x".repeat(bytes)))).await;
+        gets.push(get);
     }
     let mut other = connect(&hub).await;
 
@@ -345,6 +346,52 @@ async fn a_query_goes_to_another_instance_when_the_hub_of_its_spoke_is_gone() {
     postgres.stop().await.expect("stops");
 }
 
+#[test]
+fn an_answer_that_waits_for_its_check_ends_its_call_although_its_hub_is_gone_by_then() {
+    with_one_thread_for_checks(async {
+        let pair = Pair::start().await;
+        let mut spoke = Spoke::connect(&pair.b, "text", &offered()).await;
+        sees(&pair.a, "text.get", spoke.output.generation).await;
+        let mut calls = Vec::new();
+        for operation in ["text.get", "text.set"] {
+            let (ticket, answers) = pair.a.dispatch(request(operation, json!("in")));
+            let ticket = ticket.expect("routed");
+            calls.push((spoke.next_call().await.request_id, Had { ticket, answers }));
+        }
+        let unanswered = had(&pair.a, &mut spoke, "text.set").await;
+        let mut other = connect(&pair.a).await;
+        let before = pair.a.metric("alkhub_budget_bytes");
+        let held = ChecksHeld::now();
+        for (id, _) in &calls {
+            spoke.respond(id, large_output());
+        }
+        pair.a.has_unchecked(2, before).await;
+
+        let Pair { a, b, postgres, redis } = pair;
+        b.stop().await;
+        // Nothing of it waits, so this one ends at once.
+        unanswered.lost().await;
+        drop(held);
+
+        for (_, had) in calls {
+            had.answered(large_output().as_str().expect("a text")).await;
+        }
+        assert!(other.has_nothing());
+        resent(&a, 0);
+        until("nothing is kept", || async {
+            match (a.calls.in_flight(), a.metric("alkhub_budget_bytes")) {
+                (0, kept) if kept <= before => Ok(()),
+                (calls, kept) => Err(format!("{calls} calls, {kept} bytes, {before} before")),
+            }
+        })
+        .await;
+        drop((spoke, other));
+        a.stop().await;
+        drop(redis);
+        postgres.stop().await.expect("stops");
+    });
+}
+
 #[tokio::test]
 async fn an_error_of_a_spoke_that_is_called_like_a_loss_ends_its_query() {
     let pair = Pair::start().await;
@@ -353,16 +400,14 @@ async fn an_error_of_a_spoke_that_is_called_like_a_loss_ends_its_query() {
     let mut spoke = Spoke::connect(&pair.b, "text", &offered).await;
     sees(&pair.a, "text.get", spoke.output.generation).await;
     for hub in [&pair.a, &pair.b] {
-        let (ticket, answers) = hub.dispatch(request("text.get", json!("in")));
-        let ticket = ticket.expect("routed");
-        let call = spoke.next_call().await;
+        let (get, call) = sent(hub, &mut spoke, request("text.get", json!("in"))).await;
         let mut other = Spoke::connect(hub, "text", &offered).await;
 
         // What the spoke says about the delivery does not count.
         let error = CallError::new(Code::SpokeLost, "its own").delivered(Delivered::Maybe);
         spoke.fail(&call.request_id, error);
 
-        let error = Had { ticket, answers }.failed().await;
+        let error = get.failed().await;
         let told = (&error.code, &*error.message, error.delivered);
         assert_eq!(told, (&Code::SpokeLost, "its own", Delivered::Yes));
         assert!(other.has_nothing());
@@ -380,9 +425,7 @@ async fn a_query_that_is_sent_again_keeps_its_deadline() {
     let mut lost = connect(&hub).await;
     let mut request = request("text.get", json!("in"));
     request.timeout = Some(Duration::from_secs(10));
-    let (ticket, answers) = hub.dispatch(request);
-    let ticket = ticket.expect("routed");
-    lost.next_call().await;
+    let (get, _) = sent(&hub, &mut lost, request).await;
     let mut other = connect(&hub).await;
     tokio::time::advance(Duration::from_secs(6)).await;
 
@@ -394,7 +437,7 @@ async fn a_query_that_is_sent_again_keeps_its_deadline() {
         "{:?}",
         again.timeout_ms
     );
-    let error = Had { ticket, answers }.failed().await;
+    let error = get.failed().await;
     assert_eq!((error.code, error.delivered), (Code::Timeout, Delivered::Maybe));
     assert_eq!(other.next_abort().await, again.request_id);
 }

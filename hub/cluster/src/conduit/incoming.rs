@@ -64,6 +64,8 @@ pub enum PeerEvent {
     Broken {
         /// The other hub.
         hub: HubId,
+        /// What is surely not received: the messages of [`Class::Call`](super::Class::Call) that no carrier has taken.
+        unsent: Vec<Bytes>,
     },
 }
 
@@ -127,7 +129,8 @@ impl Incoming {
                 () = self.sides.woken() => {
                     self.resume_switched();
                     let broken = self.sides.take_broken();
-                    self.ready.extend(broken.into_iter().map(|hub| PeerEvent::Broken { hub }));
+                    let event = |(hub, unsent)| PeerEvent::Broken { hub, unsent };
+                    self.ready.extend(broken.into_iter().map(event));
                 }
             }
         }
@@ -154,9 +157,10 @@ impl Incoming {
         let (sides, from, now) = (&self.sides, &side.hub, Instant::now());
         let mut known = side.known.lock();
         known.seen_at = now;
-        if sides.take_broken_of(from) {
+        if let Some(unsent) = sides.take_broken_of(from) {
             // Must precede what follows, which belongs to a fresh start.
-            self.ready.push_back(PeerEvent::Broken { hub: from.clone() });
+            let hub = from.clone();
+            self.ready.push_back(PeerEvent::Broken { hub, unsent });
         }
         let received = known.peer.receive(&header, payload, now);
         if let Some(answer) = received.answer.or_else(|| known.peer.due(now)) {
@@ -170,7 +174,8 @@ impl Incoming {
         }
         if received.broke {
             sides.metrics.conduit_breaks.inc();
-            self.ready.push_back(PeerEvent::Broken { hub: from.clone() });
+            let (hub, unsent) = (from.clone(), received.unsent);
+            self.ready.push_back(PeerEvent::Broken { hub, unsent });
         }
         let message = |payload| PeerEvent::Message {
             from: from.clone(),
@@ -245,8 +250,9 @@ impl Incoming {
             if is_down {
                 peer.window().excuse(now);
             } else if peer.window().is_ignored(now) {
-                self.sides.give_up(&side.hub, peer);
-                self.ready.push_back(PeerEvent::Broken { hub: side.hub.clone() });
+                let unsent = self.sides.give_up(&side.hub, peer);
+                let hub = side.hub.clone();
+                self.ready.push_back(PeerEvent::Broken { hub, unsent });
             }
             if let Some(header) = peer.due(now) {
                 self.sides.send_control(&side.hub, &header);

@@ -7,7 +7,8 @@
 //! Invariants
 //! - Within an epoch of its sender a message is delivered once and in order, or not at all; in the latter case nothing
 //!   after it is delivered either.
-//! - Nothing from an ended epoch is delivered any more, neither late nor again.
+//! - Nothing from an ended epoch is delivered any more, neither late nor again. Calls of it that no carrier has taken
+//!   are given back.
 //! - The state of a peer that is gone stays small, and refuses messages that the peer still sends from its past.
 
 use std::sync::Arc;
@@ -73,6 +74,8 @@ struct Acks {
 pub(super) struct Received {
     /// The conduit broke before this message: what was under way, in both directions, is lost.
     pub(super) broke: bool,
+    /// What no carrier has taken of that, which is not lost: calls.
+    pub(super) unsent: Vec<Bytes>,
     pub(super) payload: Option<Bytes>,
     /// An answer that has to go back at once.
     pub(super) answer: Option<Header>,
@@ -166,15 +169,17 @@ impl Peer {
         received
     }
 
-    /// Forgets the peer, which is gone: whatever it still sends from its past is refused.
-    pub(super) fn forget(&mut self, now: Instant) {
-        self.restart(self.inbound.closed(), now);
+    /// Forgets the peer, which is gone: whatever it still sends from its past is refused. Returns the calls that no
+    /// carrier has taken.
+    pub(super) fn forget(&mut self, now: Instant) -> Vec<Bytes> {
+        self.restart(self.inbound.closed(), now)
     }
 
-    /// Gives the conduit up; the peer gets a message about that.
-    pub(super) fn give_up(&mut self, now: Instant) {
-        self.forget(now);
+    /// Gives the conduit up, as [`Peer::forget`] does; the peer gets a message about that.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Bytes> {
+        let unsent = self.forget(now);
         self.acks.at = Some(now);
+        unsent
     }
 
     /// The carrier works again: sends again what may be lost. Returns what the peer must get.
@@ -242,17 +247,17 @@ impl Peer {
     }
 
     fn break_off(&mut self, inbound: Inbound, received: &mut Received, now: Instant) {
-        self.restart(inbound, now);
+        received.unsent.extend(self.restart(inbound, now));
         received.broke = true;
         // Makes sure that the peer learns of the new epoch, whatever becomes of the message.
         self.acks.at = Some(now);
     }
 
-    fn restart(&mut self, inbound: Inbound, now: Instant) {
+    fn restart(&mut self, inbound: Inbound, now: Instant) -> Vec<Bytes> {
         self.epoch = self.epochs.next();
         self.inbound = inbound;
-        self.window = Window::new(&self.budget, now);
         self.acks = Acks::default();
+        std::mem::replace(&mut self.window, Window::new(&self.budget, now)).into_unsent()
     }
 
     fn accepts(&self, header: &Header) -> Accepts {

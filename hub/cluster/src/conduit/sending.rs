@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use alkhub_protocol::HubId;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::sides::Sides;
@@ -49,8 +50,8 @@ impl Conduits {
             Err(NoRoom::ForThis) => return Err(NotSent::Full),
             Err(NoRoom::InBudget) => return Err(NotSent::Exhausted),
             Err(NoRoom::ForAnything) => {
-                sides.give_up(to, peer);
-                sides.broke(to);
+                let unsent = sides.give_up(to, peer);
+                sides.broke(to, unsent);
                 return Err(NotSent::Full);
             }
         };
@@ -93,10 +94,10 @@ impl Conduits {
         self.0.switched(hub);
     }
 
-    /// Ends the conduit to a hub that is gone. If the hub lives after all, it will see a break.
-    pub fn forget(&self, hub: &HubId) {
-        if let Some(side) = self.0.known(hub.as_str()) {
-            side.known.lock().peer.forget(Instant::now());
-        }
+    /// Ends the conduit to a hub that is gone. If the hub lives after all, it will see a break. Returns the messages of
+    /// [`Class::Call`] that no carrier has taken: nobody has received them, and nobody will.
+    pub fn forget(&self, hub: &HubId) -> Vec<Bytes> {
+        let side = self.0.known(hub.as_str());
+        side.map_or_else(Vec::new, |side| side.known.lock().peer.forget(Instant::now()))
     }
 }

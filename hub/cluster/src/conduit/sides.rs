@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use alkhub_budget::Budgets;
 use alkhub_protocol::HubId;
+use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -32,8 +33,8 @@ pub(super) struct Sides {
     budgets: Budgets,
     epochs: Epochs,
     sides: RwLock<HashMap<HubId, Arc<Side>>>,
-    /// Conduits that broke at a moment when nobody could be told.
-    broken: Mutex<Vec<HubId>>,
+    /// Conduits that broke at a moment when nobody could be told, with the calls that no carrier has taken.
+    broken: Mutex<Vec<(HubId, Vec<Bytes>)>>,
     /// Hubs that are now reached over another carrier: what the previous one had may be lost.
     switched: Mutex<BTreeSet<HubId>>,
     is_active: AtomicBool,
@@ -129,17 +130,20 @@ impl Sides {
         self.wake.notified().await;
     }
 
-    /// Takes the conduits that broke when nobody could be told.
-    pub(super) fn take_broken(&self) -> Vec<HubId> {
+    /// Takes the conduits that broke when nobody could be told, with the calls that no carrier has taken.
+    pub(super) fn take_broken(&self) -> Vec<(HubId, Vec<Bytes>)> {
         std::mem::take(&mut *self.broken.lock())
     }
 
-    /// Whether the conduit to this hub broke when nobody could be told: the caller is told now.
-    pub(super) fn take_broken_of(&self, hub: &HubId) -> bool {
+    /// If the conduit to this hub broke when nobody could be told, the caller is told now, and takes the calls that no
+    /// carrier has taken.
+    pub(super) fn take_broken_of(&self, hub: &HubId) -> Option<Vec<Bytes>> {
         let mut broken = self.broken.lock();
-        let before = broken.len();
-        broken.retain(|other| other != hub);
-        broken.len() < before
+        let of_hub = broken.extract_if(.., |(other, _)| other == hub);
+        of_hub.map(|(_, unsent)| unsent).reduce(|mut all, more| {
+            all.extend(more);
+            all
+        })
     }
 
     /// Notes that a hub is reached over another carrier, so that the reader repeats what may be lost.
@@ -153,18 +157,18 @@ impl Sides {
         std::mem::take(&mut *self.switched.lock())
     }
 
-    /// Notes that the conduit broke, so that the reader is told.
-    pub(super) fn broke(&self, hub: &HubId) {
-        self.broken.lock().push(hub.clone());
+    /// Notes that the conduit broke and that no carrier has taken these calls, so that the reader is told.
+    pub(super) fn broke(&self, hub: &HubId, unsent: Vec<Bytes>) {
+        self.broken.lock().push((hub.clone(), unsent));
         self.wake.notify_one();
     }
 
-    /// Gives up the conduit to a hub that acknowledges nothing.
-    pub(super) fn give_up(&self, hub: &HubId, peer: &mut Peer) {
+    /// Gives up the conduit to a hub that acknowledges nothing. Returns the calls that no carrier has taken.
+    pub(super) fn give_up(&self, hub: &HubId, peer: &mut Peer) -> Vec<Bytes> {
         let reason = "it acknowledges nothing";
         tracing::warn!(hub.id = %hub, reason, "the conduit to another hub is given up and begins anew");
         self.metrics.conduit_breaks.inc();
-        peer.give_up(Instant::now());
+        peer.give_up(Instant::now())
     }
 
     /// Sends a control message, which has no place in the order; if it is lost, it is sent again when it is due.

@@ -66,9 +66,11 @@ impl Side {
         }
     }
 
-    fn broke(&mut self) {
+    /// Notes a break, with the calls that came back because no carrier had taken them.
+    fn broke(&mut self, unsent: &[Bytes]) {
         self.seen.push(Seen::Broke);
         self.sent.clear();
+        self.returned.extend(unsent.iter().map(number));
     }
 }
 
@@ -150,7 +152,7 @@ impl Pair {
         let (_, header, payload) = Header::decode(&message).expect("a message of this test");
         let received = side.peer.receive(&header, payload, now);
         if received.broke {
-            side.broke();
+            side.broke(&received.unsent);
         }
         side.seen
             .extend(received.payload.map(|payload| Seen::Payload(number(&payload))));
@@ -163,8 +165,8 @@ impl Pair {
         let now = self.now;
         let is_reached = self.carries || self.sides[at].link.is_some();
         if is_reached && self.sides[at].peer.window().is_ignored(now) {
-            self.sides[at].peer.give_up(now);
-            self.sides[at].broke();
+            let unsent = self.sides[at].peer.give_up(now);
+            self.sides[at].broke(&unsent);
         }
         if let Some(header) = self.sides[at].peer.due(now) {
             self.send_control(at, header);
@@ -246,8 +248,8 @@ impl Pair {
             101..102 => self.break_link(),
             102..107 => self.notice_link(at),
             _ => {
-                self.sides[at].peer.forget(self.now);
-                self.sides[at].broke();
+                let unsent = self.sides[at].peer.forget(self.now);
+                self.sides[at].broke(&unsent);
             }
         }
     }
@@ -322,6 +324,43 @@ fn whatever_the_carriers_do_each_message_arrives_once_in_order_or_its_sender_see
     }
 }
 
+/// Nobody has received them, so they can go elsewhere.
+#[test]
+fn calls_that_no_carrier_has_taken_come_back_with_the_break() {
+    let breaks: [fn(&mut Pair); 2] = [
+        |pair: &mut Pair| {
+            let unsent = pair.sides[0].peer.forget(pair.now);
+            pair.sides[0].broke(&unsent);
+        },
+        |pair: &mut Pair| {
+            let unsent = pair.sides[1].peer.forget(pair.now);
+            pair.sides[1].broke(&unsent);
+            let hello = pair.sides[1].peer.hello();
+            pair.carries = true;
+            pair.send_control(1, hello);
+            pair.read(0);
+        },
+    ];
+    for breaks in breaks {
+        let mut pair = Pair::new(1);
+        pair.send(0, Class::Call);
+        pair.send(1, Class::Call);
+        pair.read(0);
+        pair.carries = false;
+        for class in [Class::Call, Class::End, Class::Call] {
+            pair.send(0, class);
+        }
+        assert!(pair.sides[0].returned.is_empty());
+
+        breaks(&mut pair);
+
+        assert_eq!(pair.sides[0].returned, [2, 4]);
+        assert_eq!(pair.sides[0].seen.last(), Some(&Seen::Broke));
+        pair.settle();
+        check(&pair, 1);
+    }
+}
+
 /// A break is never one-sided: whoever relied on what the other had received learns that it is lost.
 #[test]
 fn a_side_that_forgot_the_other_is_seen_to_have_broken_by_it() {
@@ -331,8 +370,8 @@ fn a_side_that_forgot_the_other_is_seen_to_have_broken_by_it() {
             pair.send(at, Class::Call);
         }
         pair.settle();
-        pair.sides[first].peer.forget(pair.now);
-        pair.sides[first].broke();
+        let unsent = pair.sides[first].peer.forget(pair.now);
+        pair.sides[first].broke(&unsent);
 
         let hello = pair.sides[first].peer.missed();
         pair.send_control(first, hello);

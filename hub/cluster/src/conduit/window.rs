@@ -3,7 +3,7 @@
 //! Invariants
 //! - Places are numbered from 1 without a hole; a message that is withdrawn leaves its place behind.
 //! - A message that may have been received is never withdrawn: only one that was handed to the carrier once, and came
-//!   back.
+//!   back. When the window ends, calls that no carrier has taken come back too.
 //! - The window is bounded: in messages and bytes for those that can be refused, in messages for all. Calls and items
 //!   each have bytes of their own, so that large answers leave room for calls.
 //! - All of it is charged to the hub ([`Kept::Links`]) for as long as it is kept. Messages that can be refused are
@@ -100,7 +100,7 @@ struct Entry {
     kind: Kind,
     class: Class,
     payload: Bytes,
-    /// How often it was given to the carrier.
+    /// How often a carrier has taken it.
     sent: u32,
 }
 
@@ -239,6 +239,14 @@ impl Window {
         self.bytes.calls -= payload.len();
         self.held.ease(self.cost());
         Some(payload)
+    }
+
+    /// Ends the window. Returns the calls that no carrier has taken: nobody has received them. They are not charged any
+    /// more, so nobody may keep them for long.
+    pub(super) fn into_unsent(self) -> Vec<Bytes> {
+        let is_unsent = |entry: &Entry| entry.class == Class::Call && entry.kind == Kind::Data && entry.sent == 0;
+        let unsent = self.entries.into_iter().filter(is_unsent);
+        unsent.map(|entry| entry.payload).collect()
     }
 
     /// Everything up to this place has arrived. False if the window never had that place.
@@ -437,6 +445,26 @@ mod tests {
         assert_eq!(window.withdraw(3), None, "it may have arrived");
         let kinds: Vec<_> = again.iter().map(|(place, kind, _)| (*place, *kind)).collect();
         assert_eq!(kinds, [(1, Kind::Skip), (2, Kind::Data), (3, Kind::Data)]);
+    }
+
+    #[test]
+    fn only_calls_that_no_carrier_has_taken_come_back_when_the_window_ends() {
+        let start = Instant::now();
+        let mut window = window(start);
+        let numbered = |number: u8| Bytes::from(vec![number]);
+        for (number, class) in (1..).zip([Class::Call, Class::Call, Class::Item, Class::Call, Class::Call]) {
+            window.push(class, numbered(number), start);
+            if number == 2 {
+                window.not_taken(2, NotSent::Full, start);
+            }
+        }
+        assert_eq!(window.withdraw(5), Some(numbered(5)));
+
+        window.resend(start);
+        assert!(window.take_due(start).is_some(), "a second time");
+        window.not_taken(1, NotSent::Full, start);
+
+        assert_eq!(window.into_unsent(), [numbered(2), numbered(4)]);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use super::Placement;
 use crate::directory::Instance;
 use crate::directory::router::Excluded;
 use crate::leg::call::Call;
-use crate::leg::table::CallTable;
+use crate::leg::outcome::End;
+use crate::leg::table::{self, CallTable};
 
 /// A call that was lost with its spoke is not sent again; with the reason, if its caller is to be told.
 #[derive(Debug, Default)]
@@ -43,9 +44,16 @@ impl From<CallError> for NotAgain {
 // === impl Placement ===
 
 impl Placement {
-    /// An instance is lost with a call that it may have got: another instance gets it, if it may be sent again. If the
-    /// call is no longer there, it is left to whoever has it.
-    pub(crate) fn lost(&self, call: &Arc<Call>, from: &Arc<Instance>, not: Excluded<'_>) -> Result<(), NotAgain> {
+    /// An instance is lost with a call that it may have got: another instance gets it, if it may be sent again, or it
+    /// fails. If the call is no longer there, it is left to whoever has it.
+    pub(crate) fn lost(&self, call: &Arc<Call>, from: &Arc<Instance>, not: Excluded<'_>) {
+        if let Err(reason) = self.repeat(call, from, not) {
+            let error = reason.told(table::spoke_lost(call, &from.entry.spoke));
+            self.table.end(call.key, End::Failed(error), None);
+        }
+    }
+
+    fn repeat(&self, call: &Arc<Call>, from: &Arc<Instance>, not: Excluded<'_>) -> Result<(), NotAgain> {
         if self.take_lost(call, from)? {
             self.send_again(call, not)?;
         }

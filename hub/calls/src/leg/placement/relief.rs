@@ -86,11 +86,11 @@ impl Placement {
     /// pass gives back no more calls than the others have slots for, as far as this hub knows, because it can be done
     /// only once with each call.
     fn give_back(&self, call: &Arc<Call>, remote: &RemoteCall, session: &Arc<Session>, look: &mut Look) {
-        let waiting = {
-            let leg = call.leg.lock();
-            waiting_at(&leg.to, session)
+        // Until it is nowhere: whoever ends it in between would tell the spoke to stop, which never got it.
+        let mut leg = call.leg.lock();
+        let Some((from, number)) = waiting_at(&leg.to, session) else {
+            return;
         };
-        let Some((from, number)) = waiting else { return };
         let pool = self.pool_of(&call.operation);
         let place = pool
             .ok()
@@ -98,6 +98,10 @@ impl Placement {
         let Some(place) = place else { return };
         look.0.push(place);
         if session.outbox.withdraw(number) {
+            let left = std::mem::take(&mut leg.to);
+            drop(leg);
+            CallTable::release(&left, call.key);
+            self.is_not_there(call, session);
             self.table.end_running(call, End::Silent);
             self.relay.give_back(remote, RegistrationStanding::Reconnecting);
         }

@@ -60,9 +60,15 @@ pub(super) enum Owner {
     None,
     /// The end of a call.
     End,
-    /// The end of a stream, or the abort of a call: the writer holds it back for a while.
+    /// The end of a stream, or the abort of a call on another hub: the writer holds it back for a while.
     Last {
         is_end: bool,
+    },
+    /// The abort of the call with this number.
+    Abort {
+        number: u64,
+        /// The writer holds it back for a while.
+        is_last: bool,
     },
     /// A call. Once it is on its way to the spoke, its input may be released.
     Call(Arc<Input>),
@@ -174,7 +180,7 @@ impl Contents {
             self.calls_taken = number;
         }
         owner.left(message.len());
-        if let Owner::Last { .. } = owner {
+        if owner.is_held_back() {
             self.kept += message.len();
             return Taken::Item(OutgoingItem::Last(message));
         }
@@ -349,11 +355,18 @@ impl Contents {
         withdrawn
     }
 
-    /// Takes out every call that waits and lets no more in; returns the number of the last call that left.
+    /// Takes out every call that waits, with its abort, and lets no more in; returns the number of the last call that
+    /// left.
     pub(super) fn seal(&mut self) -> u64 {
         self.sealed = true;
-        self.waiting.retain(|entry| !matches!(entry.owner, Owner::Call(..)));
-        self.calls_taken
+        let last_left = self.calls_taken;
+        self.waiting.retain(|entry| match entry.owner {
+            Owner::Call(_) => false,
+            Owner::Abort { number, .. } => number <= last_left,
+            _ => true,
+        });
+        self.ease();
+        last_left
     }
 
     /// Whether [`Self::seal`] has taken this call out, so that nobody gets it.
@@ -381,16 +394,20 @@ impl Contents {
 
 impl Owner {
     fn is_end(&self) -> bool {
-        matches!(self, Self::End | Self::Last { .. })
+        matches!(self, Self::End) || self.is_held_back()
+    }
+
+    fn is_held_back(&self) -> bool {
+        matches!(self, Self::Last { .. } | Self::Abort { is_last: true, .. })
     }
 
     /// The kind of its message, for the other hub.
     fn kind(&self) -> PassedKind {
         match self {
-            Self::None => PassedKind::Message,
+            Self::None | Self::Abort { is_last: false, .. } => PassedKind::Message,
             Self::End => PassedKind::End,
             Self::Last { is_end: true } => PassedKind::LastEnd,
-            Self::Last { is_end: false } => PassedKind::Last,
+            Self::Last { is_end: false } | Self::Abort { is_last: true, .. } => PassedKind::Last,
             Self::Call(_) | Self::PassedCall => PassedKind::Call,
             Self::Subscription(_) => PassedKind::Item,
         }
@@ -401,7 +418,7 @@ impl Owner {
         match self {
             Self::Call(input) => input.delivered(),
             Self::Subscription(backlog) => backlog.remove(bytes),
-            Self::None | Self::End | Self::Last { .. } | Self::PassedCall => {}
+            Self::None | Self::End | Self::Last { .. } | Self::Abort { .. } | Self::PassedCall => {}
         }
     }
 }

@@ -93,6 +93,21 @@ fn a_call_that_was_taken_out_at_the_end_is_not_aborted_and_one_that_left_is() {
 }
 
 #[test]
+fn an_abort_that_waits_goes_with_its_call_at_the_end() {
+    let (outbox, mut outgoing) = outbox("s1", Limits { items: 9, bytes: 90 }, &budget());
+    let left = outbox.push_call(text("1"), "1", &input()).expect("room");
+    let waits = outbox.push_call(text("2"), "2", &input()).expect("room");
+    outgoing.try_next();
+    outbox.push_abort(text("abort 2"), waits).expect("room");
+    outbox.push_abort(text("abort 1"), left).expect("room");
+
+    outbox.seal();
+
+    let said: Vec<_> = std::iter::from_fn(|| outgoing.try_next()).collect();
+    assert_eq!(said, [OutgoingItem::Last(text("abort 1"))]);
+}
+
+#[test]
 fn a_dropped_reader_closes_the_outbox() {
     let (outbox, outgoing) = outbox("s1", LIMITS, &budget());
 
