@@ -234,14 +234,15 @@ impl ComingSessions {
 
     /// Opens the tunnel to what runs on the hub that the session leaves.
     fn open_tunnel(&self, from: &TunnelId, handover: &Handover, outbox: &Outbox) -> TunnelGuard {
-        self.sockets.tunnels().open(TunnelParts {
+        let parts = TunnelParts {
             id: from.clone(),
             back: Way::new(self.sockets.calls().moves(), &from.hub),
             outbox: outbox.clone(),
             legs: &handover.legs,
             calls: &handover.calls,
             hubs: handover.hubs + 1,
-        })
+        };
+        TunnelGuard::open(self.sockets.tunnels(), parts)
     }
 
     /// The session's place among the sessions here; nobody can claim it before it has arrived whole.
