@@ -11,7 +11,8 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 /// The spec was understood and is being carried out (Hub, Spoke).
 pub const ACCEPTED: &str = "Accepted";
-/// The Hub serves: it has had as many ready pods as asked for and has lost none since, and no roll-out is stuck.
+/// The Hub serves: it has had as many ready pods as asked for and has lost none since, and no roll-out is stuck. The
+/// Spoke may connect: its key is in its Secret, the hub knows it, and the Spoke is not suspended.
 pub const READY: &str = "Ready";
 /// A roll-out or a scaling is under way.
 pub const PROGRESSING: &str = "Progressing";

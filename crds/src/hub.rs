@@ -39,6 +39,7 @@ pub use self::status::{HubBalance, HubPod, HubStatus, PausedRollout, RolloutStat
         label_selector_path = ".status.selector"
     ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether as many pods serve as were asked for."),
+    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status", description = "Whether the spec is carried out. While it is refused, later changes are not applied."),
     printcolumn(name = "Pods", type_ = "string", json_path = ".status.pods", description = "Ready pods of those wanted."),
     printcolumn(name = "Connections", type_ = "integer", json_path = ".status.balance.total", description = "Open WebSockets; empty while that is not known."),
     printcolumn(name = "Imbalance", type_ = "number", json_path = ".status.balance.ratio", description = "Connections of the fullest pod by the mean: 1 is even."),

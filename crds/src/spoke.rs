@@ -33,6 +33,7 @@ use crate::Condition;
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod", description = "The hub pod that holds its newest connection."),
     printcolumn(name = "Operations", type_ = "integer", json_path = ".status.operations", description = "Operations that it offers now."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was made."),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", priority = 1, description = "Whether it may connect."),
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')")
         .message("a Spoke's name is 1 to 63 lower-case letters, digits and `-`, with no `-` at either end and no dot")
         .field_path(".metadata.name"),
@@ -169,7 +170,7 @@ pub struct SpokeStatus {
     /// Digest of what was last declared at the Hub; while it is equal nothing is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declared: Option<String>,
-    /// Accepted, CredentialsIssued, Connected.
+    /// Accepted, Connected, CredentialsIssued, Ready. Ready says that the spoke may connect, whether or not it is connected now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

@@ -128,11 +128,9 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
             let scaled = autoscaler::apply(&ctx, &hub, &mut scaling).await;
             status::applied(&ctx, &hub, &plan, &live, &scaling, &sight).await?;
             scaled?;
-            let well = sight.poll.seen.is_ok();
-            let look = if well && !live.pods.is_draining {
-                ctx.options.poll_interval
-            } else {
-                poll::AGAIN
+            let look = match sight.poll.seen {
+                Ok(_) => poll::interval(Some(&live.pods), ctx.options.poll_interval),
+                Err(_) => poll::AGAIN,
             };
             Ok(Reconciled::Valid(live.again.map_or(look, |again| look.min(again))))
         }

@@ -211,6 +211,7 @@ pub(crate) async fn kubectl_get_shows_what_is_there(world: &mut World) -> Result
             &[
                 "NAME",
                 "READY",
+                "ACCEPTED",
                 "PODS",
                 "CONNECTIONS",
                 "IMBALANCE",
@@ -218,7 +219,7 @@ pub(crate) async fn kubectl_get_shows_what_is_there(world: &mut World) -> Result
                 "VERSION",
                 "AGE",
             ],
-            &["demo", "True", "2/2", "1", "2", "1", version],
+            &["demo", "True", "True", "2/2", "1", "2", "1", version],
         ),
         (
             "spk",

@@ -20,6 +20,10 @@ pub struct HubStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The generation of the spec that was carried out last. While the Hub is refused (`Accepted` is False), what was
+    /// changed since is not applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_generation: Option<i64>,
     /// The operator that keeps this Hub, as `namespace/lease` of its install. Others leave the Hub and its Spokes alone.
     /// Write another here to hand the Hub over; empty it and the next that looks takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

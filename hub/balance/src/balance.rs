@@ -119,7 +119,6 @@ impl Balance {
         self.losses
             .look(now, membership, self.history.least_total(), &self.rule);
         let rolling = self.is_rolling(now, membership);
-        let weight = membership.weight(own);
         let others = membership.serving(own).filter(|member| member.pod != me.pod);
         if others.map(|member| u64::from(member.weight)).sum::<u64>() == 0 {
             self.history.clear();
@@ -128,31 +127,22 @@ impl Balance {
             self.goal = None;
             return Decision::Hold(Why::Alone);
         }
-        let total = membership.total();
+        let mut look = BalanceLook::new(&self.rule, now, membership, own, me);
         let seen = PastLook {
             at: now,
             held: own.staying,
-            total,
-            weight,
+            total: look.total,
+            weight: membership.weight(own),
         };
         self.history.add(seen, self.rule.settle);
 
-        let at = |mean| Levels::new(&self.rule, mean, now, membership.rebalance);
-        let (levels, current) = (at(self.history.highest_mean()), at(total / weight));
-        self.goal = Some(whole(levels.goal(me.weight)));
-        let look = BalanceLook {
-            membership,
-            own,
-            me,
-            total,
-            levels,
-            current,
-            rolling,
-        };
+        look.levels = Levels::new(&self.rule, self.history.highest_mean(), now, membership.rebalance);
+        look.rolling = rolling;
+        self.goal = Some(whole(look.levels.goal(me.weight)));
         let sign = self.sign(&look);
         self.entrance.set(now, sign);
 
-        let pace = since.as_secs_f64().min(2.0) * self.part_of_budget(&levels, membership, own);
+        let pace = since.as_secs_f64().min(2.0) * self.part_of_budget(&look.levels, membership, own);
         if look.is_drain() {
             self.drain(now, &look, pace)
         } else {
@@ -203,17 +193,7 @@ impl Balance {
             staying: me.connections,
             draining: true,
         };
-        let (total, weight) = (membership.total(), membership.weight(own));
-        let levels = Levels::new(&self.rule, total / weight.max(1.0), now, membership.rebalance);
-        let look = BalanceLook {
-            membership,
-            own,
-            me,
-            total,
-            levels,
-            current: levels,
-            rolling: false,
-        };
+        let look = BalanceLook::new(&self.rule, now, membership, own, me);
         look.targets_of_drain().draw(beside, true, &mut self.random)
     }
 
@@ -307,14 +287,20 @@ impl Balance {
 
     fn drain(&mut self, now: Duration, look: &BalanceLook<'_>, pace: f64) -> Decision {
         self.shedding = false;
-        if now < *self.draining_since.get_or_insert(now) + self.rule.lag {
-            return Decision::Hold(Why::Watching); // Pods that begin to drain together must first know of each other.
+        let left = look.own.staying;
+        let begins = self.draining_since.is_none();
+        let since = *self.draining_since.get_or_insert(now);
+        if left > self.rule.few {
+            if now < since + self.rule.lag {
+                return Decision::Hold(Why::Watching); // Pods that begin to drain together must first know of each other.
+            }
+        } else if begins {
+            self.credit = 1.0; // The first of a few goes at once.
         }
         let targets = look.targets_of_drain();
         if targets.is_empty() {
             return Decision::Hold(Why::NobodyLighter);
         }
-        let left = look.own.staying;
         let count = self.earn(self.drain_pace(&look.levels, left, look.me.weight) * pace, left);
         order(count, count, true, targets)
     }

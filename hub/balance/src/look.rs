@@ -1,8 +1,11 @@
 //! The subject of one look, and where connections may go according to it.
 
+use std::time::Duration;
+
 use crate::choice::Targets;
 use crate::levels::Levels;
 use crate::membership::{Member, Membership, Own};
+use crate::rule::Rule;
 
 /// The subject of one look.
 pub(crate) struct BalanceLook<'a> {
@@ -20,7 +23,23 @@ pub(crate) struct BalanceLook<'a> {
 
 // === impl BalanceLook ===
 
-impl BalanceLook<'_> {
+impl<'a> BalanceLook<'a> {
+    /// A look at this moment alone, without anything that is remembered of the past.
+    pub(crate) fn new(rule: &Rule, now: Duration, membership: &'a Membership, own: Own, me: &'a Member) -> Self {
+        let total = membership.total();
+        let mean = total / membership.weight(own).max(1.0);
+        let current = Levels::new(rule, mean, now, membership.rebalance);
+        Self {
+            membership,
+            own,
+            me,
+            total,
+            levels: current,
+            current,
+            rolling: false,
+        }
+    }
+
     /// Whether the own pod gives all of its connections away.
     pub(crate) fn is_drain(&self) -> bool {
         self.own.draining || self.me.draining

@@ -29,6 +29,9 @@ pub struct Rule {
     pub budget: f64,
     /// How long a drain takes, if the budget allows it.
     pub drain: Duration,
+    /// How many connections a drain gives away without waiting until pods that begin to drain together know of each
+    /// other. Lower: somebody waits for a pod with next to nothing. Higher: more connections move twice.
+    pub few: u32,
     /// How long a connection that was moved for balance stays where it is.
     pub stay: Duration,
     /// How long a pod that has moved its excess moves nothing more for balance.
@@ -65,6 +68,7 @@ impl Default for Rule {
             fastest: 50.0,
             budget: 200.0,
             drain: Duration::from_secs(30),
+            few: 8,
             stay: Duration::from_mins(10),
             rest: Duration::from_secs(20),
             fresh: Duration::from_secs(3),

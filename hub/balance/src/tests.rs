@@ -405,6 +405,21 @@ fn a_pod_that_goes_refuses_and_tells_when_to_come_back() {
 }
 
 #[test]
+fn a_pod_that_drains_gives_away_a_few_connections_without_waiting() {
+    for few in [1, 8] {
+        let mut hub = Hub::new(members(&[few, 100]));
+        hub.why(20);
+        hub.own.draining = true;
+
+        assert_eq!(hub.why(1), None, "{few}");
+    }
+    let mut hub = Hub::new(members(&[9, 100]));
+    hub.why(20);
+    hub.own.draining = true;
+    assert_eq!(hub.why(1), Some(Why::Watching));
+}
+
+#[test]
 fn each_drain_waits_until_the_pods_know_of_each_other() {
     let mut hub = Hub::new(members(&[100, 100]));
     let drains = |hub: &mut Hub| {

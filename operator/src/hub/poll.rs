@@ -27,6 +27,9 @@ use crate::names::{ObjectNames, is_kept_for};
 /// A hub that did not answer is asked again after this long.
 pub(crate) const AGAIN: Duration = Duration::from_secs(2);
 
+/// How often a hub is asked while a pod gives away what it has: somebody may wait for that.
+const EMPTYING: Duration = Duration::from_secs(1);
+
 /// How many spokes are swept with one poll.
 const SWEEP: usize = 50;
 
@@ -36,10 +39,7 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Pol
     let names = ObjectNames::of(hub);
     let ready = pods.is_some_and(|pods| pods.ready > 0);
     let before = ctx.polls.of(&names.uid);
-    let interval = match pods {
-        Some(pods) if pods.is_draining => ctx.options.poll_interval.min(AGAIN),
-        Some(_) | None => ctx.options.poll_interval,
-    };
+    let interval = interval(pods, ctx.options.poll_interval);
     if let Some(before) = &before
         && is_fresh(before, ready, interval)
     {
@@ -61,6 +61,15 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Pol
         );
     }
     poll
+}
+
+/// How often a hub that answers is asked: sooner than usual while a pod is to be emptied.
+pub(crate) fn interval(pods: Option<&Pods>, usual: Duration) -> Duration {
+    match pods {
+        Some(pods) if pods.is_emptying => usual.min(EMPTYING),
+        Some(pods) if pods.is_draining => usual.min(AGAIN),
+        Some(_) | None => usual,
+    }
 }
 
 /// What is known before the first poll.
@@ -281,6 +290,23 @@ mod tests {
         assert!(!is_fresh(&unasked, true, interval));
         tokio::time::advance(AGAIN).await;
         assert!(!is_fresh(&unasked, false, interval) && !is_fresh(&asked, true, interval));
+    }
+
+    #[test]
+    fn a_hub_is_asked_most_often_while_a_pod_gives_away_what_it_has() {
+        let usual = Duration::from_secs(10);
+        let asked = |is_draining, is_emptying| {
+            let pods = Pods {
+                is_draining,
+                is_emptying,
+                ..Pods::default()
+            };
+            interval(Some(&pods), usual)
+        };
+
+        assert_eq!(interval(None, usual), usual);
+        assert_eq!((asked(false, false), asked(true, false)), (usual, AGAIN));
+        assert_eq!(asked(true, true), EMPTYING);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! Reports the result of a Hub's reconcile when it has changed: conditions, counts, Events.
 //!
 //! Invariants
-//! - A status that says the same is not written again; counts alone are written every 15 s at most.
+//! - A status that says the same is not written again; counts alone are written every 15 s at most, except that a pod
+//!   which gives its connections away has become empty.
 //! - A hub that does not answer makes `Degraded` unknown, never false.
 
 mod balance;
@@ -12,7 +13,7 @@ mod revisions;
 
 use std::sync::Arc;
 
-use alkhub_crds::condition::{self, Verdict};
+use alkhub_crds::condition::{self, ACCEPTED, Verdict};
 use alkhub_crds::hub::{AutoscalingStatus, HubPod, RolloutStatus};
 use alkhub_crds::{Hub, HubStatus};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -55,6 +56,7 @@ pub(crate) async fn applied(
 ) -> Result<(), Error> {
     let pods = &live.pods;
     let mut next = seen(hub, sight);
+    next.applied_generation = hub.metadata.generation;
     next.selector = Some(selector(&plan.names));
     next.revision = Some(live.history.newest().name.clone());
     next.channel_prefix = Some(plan.prefix.to_string());
@@ -124,7 +126,17 @@ pub(crate) async fn paused(ctx: &Context, hub: &Hub, sight: &Sight) -> Result<()
 
 /// Only the user can go on; what runs is shown.
 pub(crate) async fn refused(ctx: &Context, hub: &Hub, error: &SpecError, sight: &Sight) -> Result<(), Error> {
-    write(ctx, hub, sight, seen(hub, sight), judge::refused(error, sight)).await
+    let next = seen(hub, sight);
+    let verdicts = judge::refused(error, next.applied_generation, sight);
+    write(ctx, hub, sight, next, verdicts).await
+}
+
+/// The generation that was carried out last. An older operator has left only that of the spec it last accepted.
+fn applied_generation(status: &HubStatus) -> Option<i64> {
+    let accepted = condition::find(&status.conditions, ACCEPTED).filter(|accepted| accepted.status == "True");
+    status
+        .applied_generation
+        .or_else(|| accepted.and_then(|accepted| accepted.observed_generation))
 }
 
 /// The API server refused something that a person must fix, or keeps failing; what runs is shown. `is_accepted`: the
@@ -143,6 +155,7 @@ pub(crate) async fn failed(
 /// The old status with the counts of a poll, and with the pods if they are known.
 fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
     let mut next = hub.status.clone().unwrap_or_default();
+    next.applied_generation = applied_generation(&next);
     next.balance = sight.figures.sum.as_ref().ok().map(Sum::shown);
     next.hub_pods.clone_from(&sight.figures.pods);
     if let Ok(seen) = &sight.poll.seen {
@@ -194,7 +207,7 @@ async fn write(
         &ObjectNames::of(hub).auth(),
     );
     next.conditions = condition::set(&old.conditions, &verdicts, hub.metadata.generation, Timestamp::now());
-    if next == old || (without_counts(&next) == without_counts(&old) && !ctx.count_times.is_due(&uid)) {
+    if next == old || (has_only_other_counts(&old, &next) && !ctx.count_times.is_due(&uid)) {
         return Ok(());
     }
     // The install that keeps the Hub is not written again: somebody may be handing it over just now.
@@ -212,6 +225,18 @@ async fn write(
     ctx.count_times.written(&uid);
     ctx.events.transitions(hub, &old.conditions, &next.conditions).await;
     Ok(())
+}
+
+/// Whether nothing but counts has changed, of which none is waited for: somebody may wait for a pod to be empty that was
+/// told to give its connections away.
+fn has_only_other_counts(old: &HubStatus, next: &HubStatus) -> bool {
+    let is_emptied = |pod: &HubPod| pod.draining && [pod.connections, pod.in_flight, pod.reconnecting] == [Some(0); 3];
+    let is_known = |emptied: &HubPod| {
+        let before = old.hub_pods.iter().find(|pod| pod.name == emptied.name);
+        before.is_some_and(is_emptied)
+    };
+    let mut emptied = next.hub_pods.iter().filter(|pod| is_emptied(pod));
+    emptied.all(is_known) && without_counts(next) == without_counts(old)
 }
 
 fn without_counts(status: &HubStatus) -> HubStatus {
@@ -241,6 +266,25 @@ mod tests {
     use super::*;
     use crate::hub::fleet::Fleet;
     use crate::hub::testing::{given, hub};
+
+    #[test]
+    fn that_a_pod_which_drains_has_become_empty_is_more_than_a_count() {
+        let with = |draining, connections| HubStatus {
+            hub_pods: vec![HubPod {
+                draining,
+                connections: Some(connections),
+                in_flight: Some(0),
+                reconnecting: Some(0),
+                ..HubPod::default()
+            }],
+            ..HubStatus::default()
+        };
+        let is_count = |draining, before, after| has_only_other_counts(&with(draining, before), &with(draining, after));
+
+        assert!(is_count(true, 900, 1) && is_count(false, 1, 0));
+        assert!(!is_count(true, 1, 0));
+        assert!(is_count(true, 0, 1), "it is written with the next counts");
+    }
 
     #[test]
     fn a_hub_without_a_pod_has_no_spokes_and_what_no_pod_reports_is_not_known() {

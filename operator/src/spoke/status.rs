@@ -103,14 +103,16 @@ async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Find
     if finding.is_without_hub() {
         next = SpokeStatus::default();
     }
-    next.phase = Some(judge::phase(spoke, finding, info));
+    let phase = judge::phase(spoke, finding, info);
+    next.phase = Some(phase);
     next.secret_name = Some(spoke.secret_name());
     next.observed_generation = spoke.metadata.generation;
     if let Finding::Registered(registered) = finding {
         next.declared = Some(registered.declared.clone());
         next.key_hint.clone_from(&registered.key_hint);
     }
-    let verdicts = judge::conditions(&old.conditions, spoke, finding, info);
+    let mut verdicts = judge::conditions(&old.conditions, spoke, finding, info);
+    verdicts.push(judge::ready(spoke, phase, &verdicts));
     next.conditions = condition::set(&old.conditions, &verdicts, spoke.metadata.generation, Timestamp::now());
     if next == old {
         return Ok(());

@@ -65,12 +65,18 @@ async fn spokes_of_a_refused_hub_are_looked_at_and_declared_all_the_same() {
     world.demo().await;
     world.one_and_two(&fake).await;
 
+    let applied = world.hub_says("demo", condition::ACCEPTED, "True", "Valid").await;
     world
         .patch::<Hub>("demo", json!({"spec": {"config": {"calls": {"no-such": "7s"}}}}))
         .await;
-    world
+    let hub = world
         .hub_says("demo", condition::ACCEPTED, "False", "InvalidSetting")
         .await;
+    let generation = applied.metadata.generation.expect("the API server counts");
+    let waits = format!("changes since generation {generation} are not applied");
+    for kind in [condition::READY, condition::PROGRESSING] {
+        assert!(message(&hub, kind).contains(&waits), "{hub:?}");
+    }
     fake.connect("one", 0);
     phase(&world, "one", SpokePhase::Disconnected).await;
     suspended(&world, &fake, "one").await;

@@ -1,6 +1,6 @@
 //! Spokes: key, declaration, connection, suspension, and their end.
 
-use alkhub_crds::{Hub, Spoke, SpokePhase, condition};
+use alkhub_crds::{Condition, Hub, Spoke, SpokePhase, condition};
 use alkhub_protocol::ApiKey;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -30,6 +30,11 @@ async fn phase(world: &World, name: &str, phase: SpokePhase) -> Spoke {
     world.until::<Spoke>(name, &format!("{name} is {phase:?}"), is).await
 }
 
+fn readiness(spoke: &Spoke) -> Condition {
+    let conditions = &spoke.status.as_ref().expect("a status").conditions;
+    condition::find(conditions, condition::READY).expect("there").clone()
+}
+
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_spoke_gets_one_key_is_declared_once_and_shows_its_connection() {
@@ -43,10 +48,16 @@ async fn a_spoke_gets_one_key_is_declared_once_and_shows_its_connection() {
     world
         .spoke_says("builder", condition::ACCEPTED, "False", "HubNotFound")
         .await;
+    world
+        .spoke_says("builder", condition::READY, "False", "HubNotFound")
+        .await;
     world.demo().await;
     let spoke = phase(&world, "builder", SpokePhase::Ready).await;
+    let ready = readiness(&spoke);
     let key = token(&world, "builder-key").await;
 
+    assert_eq!(ready.status, "True");
+    assert_eq!(ready.observed_generation, spoke.metadata.generation);
     assert!(ApiKey::parse(&key).is_ok());
     let puts = fake.puts();
     assert_eq!(puts.len(), 1, "{puts:?}");
@@ -88,7 +99,8 @@ async fn a_spoke_gets_one_key_is_declared_once_and_shows_its_connection() {
     fake.lose("builder", false);
     phase(&world, "builder", SpokePhase::Connected).await;
     fake.connect("builder", 0);
-    phase(&world, "builder", SpokePhase::Disconnected).await;
+    let left = phase(&world, "builder", SpokePhase::Disconnected).await;
+    assert_eq!(readiness(&left), ready, "it may connect all the while");
 
     // Another operator finds everything as it should be and declares nothing again.
     drop(operator);

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 use crate::failure::Failure;
 use crate::output;
 
-/// How often the Hub is read. The load of its pods is updated less often than that.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often the Hub is read. While a pod is emptied, the operator asks for its load as often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The status of a Hub is never older than this.
 pub(crate) const OLD: Duration = Duration::from_secs(30);

@@ -192,6 +192,11 @@ impl Pod {
         self.drain.is_some() || self.is_emptied
     }
 
+    /// Whether nothing is lost with it, as it was last reported.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.load.is_some_and(PodLoad::is_nothing)
+    }
+
     /// Whether it has served for some time and was not told to go.
     pub(super) fn is_counted_on(&self) -> bool {
         self.presence == PodPresence::Here && self.standing == PodStanding::Ready && self.drain.is_none()

@@ -43,8 +43,9 @@ pub(super) fn paused(pods: &Pods, sight: &Sight) -> Vec<Verdict> {
     ]
 }
 
-/// Conditions of a Hub that its user must fix. What ran before keeps running.
-pub(super) fn refused(error: &SpecError, sight: &Sight) -> Vec<Verdict> {
+/// Conditions of a Hub that its user must fix. What ran before keeps running, as it was applied of the generation
+/// `applied`.
+pub(super) fn refused(error: &SpecError, applied: Option<i64>, sight: &Sight) -> Vec<Verdict> {
     let conflict = error.kind == PREFIX_CONFLICT;
     let own = Verdict::new(error.kind, conflict, error.reason, &error.message);
     let other = if conflict {
@@ -53,14 +54,18 @@ pub(super) fn refused(error: &SpecError, sight: &Sight) -> Vec<Verdict> {
         let message = "not looked at before the spec is valid";
         Verdict::new(PREFIX_CONFLICT, ConditionStatus::Unknown, "NotAccepted", message)
     };
-    let progressing = Verdict::new(
-        PROGRESSING,
-        false,
-        "NotAccepted",
-        "nothing is changed before the spec is accepted",
+    let pending = applied.map_or_else(
+        || "nothing is changed before the spec is accepted".to_owned(),
+        |applied| format!("changes since generation {applied} are not applied before the spec is accepted"),
     );
+    let message = format!("{pending}: {}", error.message);
+    let progressing = Verdict::new(PROGRESSING, false, "NotAccepted", &message);
     let (degraded, ready) = match &sight.pods {
-        Some(pods) => (degraded(pods, sight), ready(pods)),
+        Some(pods) => {
+            let ready = ready(pods);
+            let message = format!("{}; {pending}", ready.message);
+            (degraded(pods, sight), Verdict { message, ..ready })
+        }
         None => (
             Verdict::new(
                 DEGRADED,

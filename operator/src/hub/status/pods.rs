@@ -24,6 +24,8 @@ pub(crate) struct Pods {
     pub(crate) proven: bool,
     /// Whether a pod gives its connections away, and is told so repeatedly.
     pub(crate) is_draining: bool,
+    /// Whether such a pod has something to give away, as far as is known.
+    pub(crate) is_emptying: bool,
     /// Why a pod has not become ready for long, or cannot be made.
     pub(crate) stuck: Option<String>,
     /// Pods that were ready when the Hub was last shown as ready; `None`: it was not.
@@ -51,6 +53,7 @@ impl Pods {
             observed: newest.is_some() && fleet.sets.iter().all(|set| set.is_observed),
             proven: newest.is_some_and(|set| set.here().any(|pod| is_ready(&pod))),
             is_draining: fleet.here().any(Pod::gives_away),
+            is_emptying: fleet.here().any(|pod| pod.gives_away() && !pod.has_nothing()),
             stuck: fleet.here().find_map(|pod| pod.stuck.clone()).or_else(failure),
             ..Self::none(hub)
         }

@@ -1,6 +1,6 @@
 //! Phase and conditions of a Spoke; pure.
 
-use alkhub_crds::condition::{self, ACCEPTED, CONNECTED, CREDENTIALS_ISSUED, ConditionStatus, Verdict};
+use alkhub_crds::condition::{self, ACCEPTED, CONNECTED, CREDENTIALS_ISSUED, ConditionStatus, READY, Verdict};
 use alkhub_crds::{Condition, Spoke, SpokePhase};
 
 use crate::admin::ReportedSpoke;
@@ -103,6 +103,32 @@ pub(super) fn conditions(
             ]
         }
         Finding::Waiting { waiting, why } => wait(old, spoke, *waiting, why),
+    }
+}
+
+/// The condition Ready: whether the spoke may connect, which it may from the phase of that name on. Whether it is
+/// connected is in `Connected`. `verdicts` are the other conditions, which say what is missing.
+pub(super) fn ready(spoke: &Spoke, phase: SpokePhase, verdicts: &[Verdict]) -> Verdict {
+    match phase {
+        SpokePhase::Pending => {
+            let missing = |kind| {
+                let is_missing = |verdict: &&Verdict| verdict.kind == kind && verdict.status != ConditionStatus::True;
+                verdicts.iter().find(is_missing)
+            };
+            let missing = missing(CREDENTIALS_ISSUED).or_else(|| missing(ACCEPTED));
+            missing.map_or_else(
+                || Verdict::new(READY, false, "Pending", "the key is not in place yet"),
+                |missing| Verdict::new(READY, false, missing.reason, &missing.message),
+            )
+        }
+        SpokePhase::Suspended => {
+            let message = "spec.suspended is set: the hub refuses the key";
+            Verdict::new(READY, false, "Suspended", message)
+        }
+        SpokePhase::Ready | SpokePhase::Connected | SpokePhase::Reconnecting | SpokePhase::Disconnected => {
+            let message = format!("the hub knows the key in Secret `{}`", spoke.secret_name());
+            Verdict::new(READY, true, "MayConnect", &message)
+        }
     }
 }
 
@@ -381,6 +407,52 @@ mod tests {
                 .collect();
             kinds.sort_unstable();
             assert_eq!(kinds, [ACCEPTED, CONNECTED, CREDENTIALS_ISSUED], "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_spoke_is_ready_from_the_phase_of_that_name_on_and_says_otherwise_what_is_missing() {
+        const MAY: &str = "MayConnect";
+        let judged = |spoke: &Spoke, finding: &Finding, info: Option<&ReportedSpoke>| {
+            let old = spoke.status.clone().unwrap_or_default().conditions;
+            let phase = phase(spoke, finding, info);
+            let ready = ready(spoke, phase, &conditions(&old, spoke, finding, info));
+            (phase, ready.status, ready.reason)
+        };
+        let mut suspended = spoke();
+        suspended.spec.suspended = true;
+        let mut known = spoke();
+        let verdicts = conditions(&[], &known, &registered(), None);
+        known.status = Some(SpokeStatus {
+            phase: Some(SpokePhase::Disconnected),
+            declared: Some("d".to_owned()),
+            conditions: condition::set(&[], &verdicts, None, Timestamp::UNIX_EPOCH),
+            ..SpokeStatus::default()
+        });
+        let gone = Finding::Waiting {
+            waiting: Waiting::HubNotFound,
+            why: String::new(),
+        };
+        let refused = Finding::Refused {
+            reason: "InvalidSpec",
+            message: "spec.scopes: no".to_owned(),
+        };
+        let connected = info(1, true);
+        let left = info(0, true);
+
+        for (spoke, finding, info, phase, reason) in [
+            (&spoke(), unreachable(), None, SpokePhase::Pending, "HubUnreachable"),
+            (&spoke(), registered(), None, SpokePhase::Ready, MAY),
+            (&spoke(), registered(), Some(&connected), SpokePhase::Connected, MAY),
+            (&spoke(), registered(), Some(&left), SpokePhase::Disconnected, MAY),
+            (&suspended, registered(), None, SpokePhase::Suspended, "Suspended"),
+            // What is in place stays so while the hub does not answer.
+            (&known, unreachable(), None, SpokePhase::Disconnected, MAY),
+            (&known, gone, None, SpokePhase::Pending, "HubNotFound"),
+            (&known, refused, None, SpokePhase::Pending, "InvalidSpec"),
+        ] {
+            let expected = (phase, ConditionStatus::from(reason == MAY), reason);
+            assert_eq!(judged(spoke, &finding, info), expected, "{finding:?}");
         }
     }
 

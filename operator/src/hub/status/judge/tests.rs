@@ -155,6 +155,7 @@ fn a_refused_or_failing_hub_shows_what_its_pods_do() {
 
     let refused = all(&refused(
         &error,
+        Some(3),
         &sight(Some(&running), seen(PartState::Up, PartState::Up)),
     ));
     let failed = all(&failed(
@@ -171,6 +172,32 @@ fn a_refused_or_failing_hub_shows_what_its_pods_do() {
         failed.contains("Degraded=True/ApplyFailed") && failed.contains("Ready=True/Serving"),
         "{failed}"
     );
+}
+
+#[test]
+fn a_refused_hub_says_which_changes_wait_and_why() {
+    let error = SpecError {
+        kind: ACCEPTED,
+        reason: "InvalidSetting",
+        message: "spec.config: unknown setting `no-such`".to_owned(),
+    };
+    // Two pods run, and a third was asked for after the spec was refused.
+    let running = sight(Some(&pods(3, 2, 2, 2)), seen(PartState::Up, PartState::Up));
+
+    let waiting = refused(&error, Some(3), &running);
+    let new = refused(&error, None, &sight(None, Err("not asked".to_owned())));
+
+    for kind in [PROGRESSING, READY] {
+        let message = &of(&waiting, kind).message;
+        assert!(
+            message.contains("changes since generation 3 are not applied"),
+            "{message}"
+        );
+    }
+    assert!(of(&waiting, PROGRESSING).message.contains("`no-such`"));
+    assert!(of(&waiting, READY).message.starts_with("2 of 3 pods are ready; "));
+    assert!(of(&new, PROGRESSING).message.starts_with("nothing is changed"));
+    assert_eq!(of(&new, READY).message, error.message);
 }
 
 #[test]
@@ -244,7 +271,7 @@ fn a_refusal_names_itself_in_the_conditions_that_people_look_at() {
         message: "why".to_owned(),
     };
 
-    let verdicts = refused(&error, &sight(None, Err("not asked".to_owned())));
+    let verdicts = refused(&error, None, &sight(None, Err("not asked".to_owned())));
 
     assert_eq!(of(&verdicts, PREFIX_CONFLICT).status, ConditionStatus::True);
     let ready = of(&verdicts, READY);
