@@ -10,8 +10,6 @@ use crate::nats;
 use crate::process::Server;
 use crate::ws::{self, Reader, Writer};
 
-const KEY: [u8; 32] = [0x5a; 32];
-
 /// Which server is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -67,10 +65,8 @@ impl Servers {
         } else {
             None
         };
-        let key = alkhub_protocol::ApiKey::from_entropy(KEY);
+        let key = alkhub_tests::keys::write(folder.path())?;
         let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        std::fs::write(file("hash.key"), "a5".repeat(32))?;
-        std::fs::write(file("admin.key"), key.expose())?;
         let (mut nodes, mut addresses, mut managements) = (Vec::new(), Vec::new(), Vec::new());
         // Reserved until the servers have bound them.
         let peer_ports: Vec<Port> = (0..count).map(|_| Port::free()).collect();

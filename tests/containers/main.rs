@@ -55,18 +55,10 @@ impl Stack {
                 .await
                 .context("the image postgres:15 is loaded by `make containers`")?,
         ];
-        let key = ApiKey::from_entropy(
-            *uuid::Uuid::new_v4()
-                .as_bytes()
-                .repeat(2)
-                .first_chunk()
-                .context("32 bytes")?,
-        );
         let keys = tempfile::tempdir()?;
         // The container's user is another one, and its root is read-only: the keys are mounted, not copied.
         std::fs::set_permissions(keys.path(), Permissions::from_mode(0o755))?;
-        std::fs::write(keys.path().join("hash.key"), "a5".repeat(32))?;
-        std::fs::write(keys.path().join("admin.key"), key.expose())?;
+        let key = alkhub_tests::keys::write(keys.path())?;
         let mut hubs = Vec::new();
         for n in 0..2 {
             let request = hub(n, keys.path())

@@ -95,7 +95,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/devdb", &[]),
     (
         "hub/cli",
-        &["protocol", "config", "schema", "store", "server", "sdk", "devdb"],
+        &[
+            "protocol", "config", "retry", "schema", "store", "server", "sdk", "devdb",
+        ],
     ),
     ("operator", &["crds", "config", "protocol", "retry", "tasks"]),
     ("tests/cluster", &[]),

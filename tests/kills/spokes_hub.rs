@@ -100,6 +100,32 @@ async fn a_spoke_with_two_sessions_is_called_over_the_other_one_when_a_hub_is_ki
     stage.ran_as_told(&[&spoke])
 }
 
+/// What runs over the session of the dead hub runs on, and is answered over the other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_run_over_a_killed_hub_go_on_where_the_spoke_has_two_sessions() -> Result<()> {
+    let stage = Stage::with_usual_leases(3).await?;
+    let (spoke, balancer) = with_two_sessions(&stage).await?;
+    let words: Vec<String> = (0..8).map(|number| format!("hold-{number}")).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let calls: Vec<_> = words.iter().map(|word| stage.call(0, "t.set", word)).collect();
+    spoke.runs(&words).await;
+
+    balancer.lead_to(stage.hubs.address(2));
+    let began = Instant::now();
+    stage.hubs.end(1, Signal::SIGKILL).await?;
+    stage.answers_within(0, "t.set", began, AT_ONCE).await?;
+    // Meanwhile the spoke has asked for its session, and there is none.
+    for number in 0..16 {
+        stage.answers(0, "t.set", &format!("meanwhile-{number}")).await?;
+    }
+    spoke.finishes(&words).await?;
+
+    for call in calls {
+        stage.told(call, began, USUAL_LEASE + AT_ONCE).await?.is_answered()?;
+    }
+    stage.ran_as_told(&[&spoke])
+}
+
 /// The spoke moves together with its running calls, and is called all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_is_told_to_end_costs_its_spokes_no_call() -> Result<()> {

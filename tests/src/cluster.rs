@@ -13,6 +13,8 @@ use alkhub_test_support::{Proxy, RedisServer, try_until_within, until};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use crate::keys;
+
 /// Gauges of what exists for a peer, a call or a message, and must disappear with it.
 const LEFT: [&str; 11] = [
     "alkhub_budget_bytes{",
@@ -108,13 +110,10 @@ impl Cluster {
     pub async fn empty(redis: Option<RedisServer>) -> Result<Self> {
         let database_url = testing::database().await;
         let folder = tempfile::tempdir()?;
-        let admin = ApiKey::from_entropy(entropy());
-        std::fs::write(folder.path().join("hash.key"), hex(&entropy()))?;
-        std::fs::write(folder.path().join("admin.key"), admin.expose())?;
         Ok(Self {
             hubs: Vec::new(),
             redis,
-            admin,
+            admin: keys::write(folder.path())?,
             folder,
             database_url,
             management: reqwest::Client::new(),
@@ -265,16 +264,4 @@ impl Cluster {
 /// Sets where a hub takes links of others, if it does.
 fn listens(config: &mut HubConfig, linked: bool) {
     config.server.peer_listen = linked.then(|| ([127, 0, 0, 1], 0).into());
-}
-
-fn entropy() -> [u8; 32] {
-    let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
-    let mut bytes = [0; 32];
-    bytes[..16].copy_from_slice(a.as_bytes());
-    bytes[16..].copy_from_slice(b.as_bytes());
-    bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

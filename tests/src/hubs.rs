@@ -14,9 +14,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
 use crate::http::Http;
+use crate::keys;
 
-/// No secret: the hubs listen on loopback and end with the run.
-const KEY: [u8; 32] = *b"these tests are nobody's secrets";
 /// The longest that a hub may take to answer calls again after a fault.
 pub const RECOVERY: Duration = Duration::from_secs(60);
 
@@ -76,9 +75,7 @@ impl Hubs {
         };
         let redis = RedisServer::start().await;
         let folder = tempfile::tempdir()?;
-        let key = alkhub_protocol::ApiKey::from_entropy(KEY).expose().to_owned();
-        std::fs::write(folder.path().join("hash.key"), "a5".repeat(32))?;
-        std::fs::write(folder.path().join("admin.key"), &key)?;
+        let key = keys::write(folder.path())?.expose().to_owned();
         let set = plan.settings.iter();
         let hubs = Self {
             program: std::path::absolute(plan.program)?,

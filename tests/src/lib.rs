@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod console;
 pub mod http;
 pub mod hubs;
+pub mod keys;
 pub mod kube;
 pub mod links;
 pub mod load;

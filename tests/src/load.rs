@@ -13,8 +13,8 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_protocol::SpokeName;
 use alkhub_protocol::admin::SpokePut;
-use alkhub_protocol::{ApiKey, SpokeName};
 use alkhub_sdk::{Client, Spoke};
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
@@ -23,6 +23,8 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::keys;
 
 pub use self::tally::{Aim, Arrival, Away, Ended, Failed, Kind, Tally, Window};
 
@@ -229,10 +231,7 @@ async fn declared(client: Client, number: usize) -> Result<Member> {
         Kind::Plain => format!("load-plain-{number}"),
     }
     .parse()?;
-    let mut entropy = [0; 32];
-    entropy[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    entropy[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    let key = ApiKey::from_entropy(entropy).expose().to_owned();
+    let key = keys::new_key().expose().to_owned();
     let declaration = SpokePut {
         uid: uid(&name),
         key: Some(key.clone()),

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async_with_config};
 
 /// The longest wait for a frame that must come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ impl Peer {
     /// # Errors
     /// The hub refused the upgrade.
     pub async fn connect(url: &str, token: &str) -> Result<Self> {
-        let (socket, _) = connect_async(upgrade(url, token)?).await?;
+        let (socket, _) = connect_async_with_config(upgrade(url, token)?, None, true).await?;
         Ok(Self::of(socket))
     }
 
@@ -58,8 +58,9 @@ impl Peer {
     /// # Errors
     /// As [`Peer::connect`].
     pub async fn connect_by_name(address: &str, url: &str, token: &str) -> Result<Self> {
-        let stream = MaybeTlsStream::Plain(TcpStream::connect(address).await?);
-        let (socket, _) = client_async(upgrade(url, token)?, stream).await?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (socket, _) = client_async(upgrade(url, token)?, MaybeTlsStream::Plain(stream)).await?;
         Ok(Self::of(socket))
     }
 

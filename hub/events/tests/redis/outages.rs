@@ -25,7 +25,7 @@ struct Load {
 struct Published {
     /// The next number.
     next: u64,
-    /// Topic and number of each event for which the publisher got an error: nobody has to see it.
+    /// Topic and number of each event for which the publisher got an error: no subscriber needs to get it.
     refused: HashSet<(u64, u64)>,
 }
 
@@ -155,7 +155,7 @@ async fn a_redis_that_is_killed_under_load_loses_nothing_in_silence() {
         "{gaps} gaps covered {lost} events of {} rounds on {TOPICS} topics over 3 restarts",
         published.next
     );
-    // There may be more than Redis was killed if a busy machine makes a new link end at once: the link counts that.
+    // There may be more reconnects than kills: on a busy machine a new link may break at once, which counts as well.
     let reconnects = a.host.metric("alkhub_redis_reconnects_total");
     assert!(reconnects >= 3.0, "{reconnects}");
     assert!(gaps >= 3 * TOPICS, "every subscriber was told each time: {gaps}");
@@ -176,12 +176,12 @@ async fn a_connection_that_is_cut_by_redis_is_made_anew() {
             a.host.metric("alkhub_redis_reconnects_total"),
             b.host.metric("alkhub_redis_reconnects_total"),
         );
-        // The test's own connection is an ordinary one, and must spare itself.
+        // The test's own connection is of the type `normal` too, but `SKIPME` spares it.
         server
             .query::<i64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
             .await;
         until("both hubs connect anew", || async {
-            // A connection that nobody uses is found dead by its next use.
+            // A connection that is not in use is only found dead when it is next used.
             drop(a.bus.publish(&topic("other:1"), number(0)).await);
             let after = (
                 a.host.metric("alkhub_redis_reconnects_total"),

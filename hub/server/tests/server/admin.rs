@@ -67,7 +67,7 @@ async fn a_key_is_shown_once_and_listed_without_its_secret() {
     }
 }
 
-/// serde also reads a struct from an array: `["x", ["call:*"]]` used to make a key.
+/// serde also reads a struct from an array: `["x", ["call:*"]]` used to create a key.
 #[tokio::test]
 async fn an_array_declares_nothing() {
     let hub = hub().await;
@@ -119,7 +119,8 @@ async fn guarded(hub: &TestHub) -> Vec<(Method, String, String)> {
     guarded
 }
 
-/// The body is not JSON, which is never found out because nothing reads it.
+/// Neither the body, which is not JSON, nor the path is looked at: the key's lack of the scope decides. Only a query
+/// parameter that the route does not know is refused earlier.
 #[tokio::test]
 async fn every_route_asks_for_its_scope_before_it_reads_anything() {
     let hub = hub().await;

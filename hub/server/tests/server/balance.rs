@@ -1,4 +1,4 @@
-//! How connections get from hub to hub: because an operator says so, or because they are unequally spread.
+//! How connections move from hub to hub: because an operator says so, or because they are unevenly spread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use crate::wire::{Dialect, Wire, operation, request};
 /// The number of peers behind the load balancer.
 const PEERS: usize = 24;
 
-/// The time that the rule needs to observe, and to move half of those peers, twice over.
+/// Twice the time that the rule takes to observe and then to move half of those peers.
 const LONG: Duration = Duration::from_secs(90);
 
 /// Tells one hub, through another, to drain for this many seconds.

@@ -13,7 +13,7 @@ pub(crate) const PING: [u8; 2] = [0x89, 8];
 /// How much the kernel buffers for a narrow socket: little, so that it is soon full.
 const NARROW_BYTES: u32 = 4096;
 
-/// An open WebSocket, and what was read of what the hub has sent on it.
+/// An open WebSocket, and what has been read from it so far.
 pub(crate) struct Bare {
     pub(crate) socket: TcpStream,
     pub(crate) said: Vec<u8>,
@@ -54,6 +54,7 @@ impl Bare {
     async fn upgrade(socket: TcpSocket, hub: &TestHub, key: &str) -> Self {
         let address = hub.hub.url().replace("http://", "").parse().expect("an address");
         let mut socket = socket.connect(address).await.expect("connects");
+        socket.set_nodelay(true).expect("set");
         let handshake = format!(
             "GET /v1/ws HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: upgrade\r\n\
              upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

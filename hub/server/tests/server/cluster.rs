@@ -33,7 +33,7 @@ pub(crate) async fn pair_with<C: FnOnce(&mut HubConfig)>([of_one, of_two]: [C; 2
             match &shared {
                 Some(first) => {
                     config.store.schema = first.store.schema.clone();
-                    // As for pods of one Hub: a first key from another file would end the previous one.
+                    // As in the pods of one Hub: with an admin key of its own, this hub would end that of the first.
                     config.auth = first.auth.clone();
                 }
                 None => shared = Some(config.clone()),
@@ -65,7 +65,7 @@ pub(crate) async fn answers(hub: &TestHub, spoke: &mut Wire) {
     assert_eq!(answer.body["data"], "X", "{answer:?}");
 }
 
-/// What is at or over a limit on one hub is so on the other, too.
+/// What one hub just allows, or refuses, the other one allows or refuses as well.
 #[tokio::test]
 async fn the_deepest_values_and_the_faults_of_a_spoke_cross_from_hub_to_hub() {
     let redis = RedisServer::start().await;
@@ -377,7 +377,7 @@ async fn the_other_hubs_hear_of_a_drain_before_its_delay_ends() {
         starting_hub(|config| {
             config.events.redis_url = Some(redis.url().into());
             config.server.drain_delay = Duration::from_secs(3_600);
-            // Makes sure that nothing is announced by a renewal.
+            // Otherwise the next renewal of the lease could announce the drain.
             config.events.lease_ttl = Duration::from_secs(3_600);
             config.events.lease_interval = Duration::from_secs(1_200);
             let own = config.store.schema.clone();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// The longest wait for anything in a test.
+/// The longest wait for one thing, unless a test sets another limit.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 static SCHEMAS: AtomicU32 = AtomicU32::new(0);
@@ -106,7 +106,7 @@ pub(crate) async fn nothing_is_kept(hub: &TestHub, kept: &str) {
     .await;
 }
 
-/// Waits until this many calls run.
+/// Waits until exactly this many calls are running.
 pub(crate) async fn in_flight(hub: &TestHub, calls: u32) {
     alkhub_test_support::until("so many calls run", || async {
         match hub.metric("alkhub_calls_in_flight").await {
@@ -247,7 +247,7 @@ impl Answer {
         self
     }
 
-    /// Checks that a problem names something.
+    /// Checks that a problem's detail contains this text.
     #[track_caller]
     pub(crate) fn names(&self, text: &str) {
         let detail = self.body["detail"].as_str().unwrap_or_default();

@@ -136,7 +136,7 @@ async fn a_key_over_its_rate_gets_429_and_others_do_not() {
     const REQUESTS: usize = 40;
     let hub = hub_with(|config| config.server.requests_per_second_per_key = 1).await;
     let (key, _) = hub.key(&["operations:read"]).await;
-    // So many that some exceed the rate even if they take half a minute altogether.
+    // Enough for some to exceed the rate even if it takes half a minute to answer them all.
     let requests = (0..REQUESTS).map(|_| hub.as_key(&key, Method::GET, "/v1/operations").send());
 
     let answers = join_all(

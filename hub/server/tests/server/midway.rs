@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, postgres};
 use crate::wire::Wire;
 
-/// A request whose header has been sent and has arrived, but whose body has not been sent.
+/// A request whose header has arrived at the hub, but whose body has not been sent.
 struct Begun {
     socket: TcpStream,
     body: String,

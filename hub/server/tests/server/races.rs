@@ -105,8 +105,8 @@ async fn generation(spoke: &mut Wire) -> u64 {
     generation.as_u64().unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// A newer connection of the instance has come: this one is told that it may try again or, if it was registered for a
-/// moment, closed.
+/// Expects that a connection gives way to a newer one of its instance: it is told that it may try again or, if it was
+/// registered for a moment, it is closed.
 async fn gives_way(spoke: &mut Wire) {
     let answer = spoke.recv().await;
     if answer["type"] == "call.responded" {
@@ -195,7 +195,7 @@ async fn a_connection_that_ends_while_its_registration_waits_for_redis_leaves_no
     })
     .await;
     raced.know(&[]).await;
-    // The instance may come again, to either hub.
+    // Nothing keeps the instance from registering at the other hub.
     let mut again = raced.registers(1, "one").await;
     generation(&mut again).await;
     raced.know(&["one"]).await;

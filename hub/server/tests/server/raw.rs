@@ -148,7 +148,7 @@ async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to
     nothing_is_kept(&hub, "queues").await;
 }
 
-/// A client that stops a stream is told of its end in the same way as of any other end of a stream with items.
+/// A client that stops a stream is told of its end in the same way as if its spoke had ended it.
 #[tokio::test]
 async fn the_end_of_a_stream_that_its_caller_stops_waits_for_a_pong_as_well() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
@@ -166,7 +166,7 @@ async fn the_end_of_a_stream_that_its_caller_stops_waits_for_a_pong_as_well() {
     origin.until_said(b"aborted by the caller").await;
 }
 
-/// The second dialect reads a single stream of messages, so its end waits for nothing.
+/// A peer of the second dialect reads all messages in order, so the end of a stream waits for nothing.
 #[tokio::test]
 async fn the_end_of_a_stream_follows_its_items_at_once_in_the_second_dialect() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
@@ -185,8 +185,8 @@ async fn the_end_of_a_stream_follows_its_items_at_once_in_the_second_dialect() {
     assert_eq!(said.matches("call.responded").count(), 1, "{said}");
 }
 
-/// A process of the origin takes calls and aborts through two queues, too: if one read brings several calls and the
-/// abort of a later one, it sees the abort first, and that call continues to run.
+/// A process of the origin also takes calls and aborts through two queues: if one read brings several calls and the
+/// abort of any but the first, it sees the abort before that call, which then runs on.
 #[tokio::test]
 async fn an_abort_waits_until_its_spoke_has_the_call_in_the_origins_dialect() {
     let hub = hub().await;

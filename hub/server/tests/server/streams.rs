@@ -21,8 +21,8 @@ use crate::wire::{Dialect, Wire, operation};
 /// The size of every third event: large events are shared by everybody who reads them, and written in pieces.
 const LARGE_BYTES: usize = 20_000;
 
-/// How much is sent to a reader that does not read, as a number of events of that size: more than the kernel keeps for
-/// it, but no more than the hub does.
+/// How many events, and of what size, are sent to a reader that does not read: more than the kernel keeps for it, but
+/// no more than the hub does.
 const UNREAD_EVENTS: usize = 40;
 const UNREAD_BYTES: usize = 100_000;
 

@@ -165,7 +165,7 @@ async fn an_item_that_cannot_be_read_ends_its_subscription_and_no_other() {
     assert_eq!(client.expect("call.responded").await["payload"]["requestId"], "s-2");
 }
 
-/// A spoke ends neither the calls of another spoke nor calls that it has not got.
+/// A spoke cannot end a call that another spoke has got.
 #[tokio::test]
 async fn a_broken_answer_to_a_foreign_call_ends_nothing() {
     let hub = hub().await;

@@ -1,4 +1,4 @@
-//! Peers that make the hub keep much, or ask for much.
+//! Peers that make the hub keep a lot, or that ask for a lot.
 
 use alkhub_test_support::{RedisServer, until};
 use futures::SinkExt as _;

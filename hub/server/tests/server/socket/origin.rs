@@ -6,7 +6,7 @@ use super::with_spoke;
 use crate::harness::{TestHub, hub};
 use crate::wire::{Dialect, Wire, operation};
 
-/// An operation without an output, as the origin describes one once its schema is JSON Schema.
+/// An operation without an output, as the origin describes it when its schema is turned into JSON Schema.
 fn void(name: &str, kind: &str) -> Value {
     let mut void = operation("text", name, kind);
     void["outputSchema"] = json!({ "type": "null" });

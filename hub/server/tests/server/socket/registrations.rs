@@ -157,7 +157,7 @@ async fn a_change_goes_on_while_the_connection_is_lost_and_its_answer_comes_agai
         }
     })
     .await;
-    // The answer to the change, whatever it is, gets lost.
+    // The answer to the change is lost, whether it was written or not.
     drop(spoke);
 
     let resume = json!({ "sessionId": welcome["sessionId"], "received": 1 });
@@ -213,7 +213,7 @@ async fn a_session_that_has_moved_changes_what_it_offers_where_it_is() {
     }
 }
 
-/// Names are subject to no wider limit than the rest of a registration.
+/// The limits of a registration also hold for one that names specifications by their hashes.
 #[tokio::test]
 async fn ten_thousand_hashes_are_answered_in_one_message() {
     let hub = hub().await;

@@ -194,7 +194,7 @@ async fn a_peer_that_says_hello_is_told_what_it_is_granted() {
     assert_eq!(pings["features"], json!(["ping"]));
 }
 
-/// The session may belong to the connection at the moment when that is cut.
+/// A connection may already have the session when it is cut.
 #[tokio::test]
 async fn a_session_outlives_connections_that_ask_for_it_and_are_cut_at_once() {
     let hub = hub().await;
@@ -782,7 +782,7 @@ async fn a_spoke_that_is_narrowed_while_its_connection_is_lost_is_reconnecting_s
     states_are(&two, "connected", &["connected"]).await;
 }
 
-/// It asks the hub that has just given the session away.
+/// Its hub may ask the other one for a session that has just been given away.
 #[tokio::test]
 async fn who_asks_for_what_another_connection_brings_here_is_not_told_that_it_has_ended() {
     let redis = RedisServer::start().await;

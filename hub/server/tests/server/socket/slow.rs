@@ -13,7 +13,7 @@ use crate::cluster::pair;
 use crate::harness::{LIMIT, TestHub, hub_with, in_flight};
 use crate::wire::{Dialect, Wire, operation};
 
-/// The first byte of a message whose head announces a hundred more.
+/// The head of a message that announces a hundred bytes, and the first of them.
 fn begun() -> Vec<u8> {
     vec![0x81, 0x80 | 100, 0, 0, 0, 0, b'{']
 }
@@ -164,7 +164,7 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
         .await;
 
     let ((), ()) = tokio::join!(hub.hub.shutdown(), async {
-        // Counted from when the sockets are told to close: a spoke whose session cannot move is not let go any earlier.
+        // Now the sockets have been told to close: a spoke whose session cannot move is not let go any earlier.
         assert_eq!(witness.closed().await.0, 1001);
         peer.send(&told()).await;
     });
@@ -174,7 +174,7 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
 }
 
 #[tokio::test]
-async fn a_suspended_spokes_calls_fail_at_once_though_its_socket_is_blocked() {
+async fn the_calls_of_a_spoke_whose_key_is_revoked_fail_at_once_though_its_socket_is_blocked() {
     let hub = hub_with(|config| config.server.dead_after = 10 * LIMIT).await;
     let create = json!({ "name": "slow", "scopes": ["spoke", "events:subscribe:fill"], "spoke": "text" });
     let (key, id) = hub.made(&create).await;
