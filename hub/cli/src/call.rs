@@ -2,7 +2,7 @@
 //!
 //! Promises
 //! - It needs no right but that to call the operation: the answer shows whether items come.
-//! - `--timeout` is over everything, a hub that does not answer too.
+//! - `--timeout` is over everything, including a hub that does not answer and attempts to reach one.
 
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use crate::args::{CallArgs, Output};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::json;
 use crate::output::{self, OutputKind, Reader};
+use crate::patience;
 use crate::signals::Signals;
 
 /// Makes the call and prints the result; a signal aborts the call at the spoke.
@@ -49,8 +50,14 @@ async fn run(
     options: &CallOptions,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    let outcome = client.outcome(operation, input, options).await;
-    match outcome.map_err(Failure::of_call)? {
+    let outcome = patience::within(options.timeout, async |timeout| {
+        let options = CallOptions {
+            timeout,
+            ..options.clone()
+        };
+        client.outcome(operation, input, &options).await
+    });
+    match outcome.await.map_err(Failure::of_call)? {
         Outcome::Value(data) => {
             let text = shown(&data, output, true);
             output::data(&text, kind(output, whole(&data))).map(|_| ExitCode::SUCCESS)

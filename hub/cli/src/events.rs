@@ -11,6 +11,7 @@ use crate::call::{read_json, shown};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::json;
 use crate::output::{self, OutputKind, Reader};
+use crate::patience::patient;
 use crate::signals::Signals;
 
 /// An event as a line of JSON: the envelope of the wire.
@@ -33,7 +34,8 @@ pub(crate) async fn publish(args: PublishArgs) -> Result<ExitCode, Failure> {
         .as_deref()
         .map(|payload| read_json(Some(payload)))
         .transpose()?;
-    hub.client()?.publish_raw(topic.as_str(), payload.as_ref()).await?;
+    let client = hub.client()?;
+    patient(async || client.publish_raw(topic.as_str(), payload.as_ref()).await).await?;
     match output {
         Output::Json => output::json(&serde_json::json!({ "topic": topic.as_str() })),
         Output::Table => {
@@ -68,7 +70,7 @@ fn filter(topic: &str) -> Result<String, Failure> {
 }
 
 async fn follow(client: &Client, topic: &str, count: Option<u64>, output: Output) -> Result<ExitCode, Failure> {
-    let mut events = client.events(topic).await?;
+    let mut events = patient(async || client.events(topic).await).await?;
     output::note(&format!("listening on {topic}"));
     let mut left = count;
     while left != Some(0) {

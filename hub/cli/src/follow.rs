@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use crate::args::Output;
 use crate::failure::{Failure, chain};
 use crate::output::{self, OutputKind, Reader};
+use crate::patience::patient;
 
 /// How often the list is asked.
 const LOOK: Duration = Duration::from_millis(500);
@@ -83,7 +84,7 @@ impl Follow {
 
     /// Prints the last calls, and each one that ends from now on, until the reader leaves.
     pub(crate) async fn print(mut self, output: Output) -> Result<ExitCode, Failure> {
-        let mut calls = self.begin().await?;
+        let mut calls = patient(async || self.begin().await).await?;
         let shown = self
             .filter
             .limit

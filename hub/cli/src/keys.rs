@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::args::{ClientArgs, KeyCreateArgs, KeysCommand, Output};
 use crate::failure::Failure;
 use crate::output;
+use crate::patience::patient;
 
 /// Creates, lists or revokes keys.
 pub(crate) async fn keys(command: KeysCommand) -> Result<ExitCode, Failure> {
@@ -26,9 +27,9 @@ async fn revoke(named: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
     let client = args.hub.client()?;
     let id = match is_id(named) {
         true => named.to_owned(),
-        false => by_name(named, &client.keys().await?)?,
+        false => by_name(named, &patient(async || client.keys().await).await?)?,
     };
-    client.revoke_key(&id).await?;
+    patient(async || client.revoke_key(&id).await).await?;
     match args.output {
         Output::Json => output::json(&serde_json::json!({ "revoked": id })),
         Output::Table => {
@@ -110,7 +111,8 @@ async fn create(args: KeyCreateArgs) -> Result<ExitCode, Failure> {
         expires_in_seconds,
     };
     key.check().map_err(|e| Failure::usage(e.to_string()))?;
-    let created = hub.client()?.create_key(&key).await?;
+    let client = hub.client()?;
+    let created = patient(async || client.create_key(&key).await).await?;
     match output {
         Output::Json => output::json(&created),
         Output::Table => {
@@ -124,7 +126,8 @@ async fn create(args: KeyCreateArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn list(args: &ClientArgs) -> Result<ExitCode, Failure> {
-    let keys = args.hub.client()?.keys().await?;
+    let client = args.hub.client()?;
+    let keys = patient(async || client.keys().await).await?;
     let now = Timestamp::now();
     output::list(
         args.output,

@@ -12,6 +12,7 @@ use crate::args::{CallsArgs, OperationsArgs, OperationsCommand};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::follow::{self, Follow};
 use crate::output::{self, list};
+use crate::patience::patient;
 use crate::signals::Signals;
 
 /// Lists what can be called, or describes one operation.
@@ -20,7 +21,7 @@ pub(crate) async fn operations(args: OperationsArgs) -> Result<ExitCode, Failure
         return describe::describe(&args).await;
     }
     let client = args.client.hub.client()?;
-    let operations = client.operations(args.search.as_deref()).await?;
+    let operations = patient(async || client.operations(args.search.as_deref()).await).await?;
     list(
         args.client.output,
         &operations,
@@ -49,7 +50,7 @@ pub(crate) async fn calls(args: CallsArgs) -> Result<ExitCode, Failure> {
         ..CallFilter::default()
     };
     if !args.follow {
-        let calls = client.calls(&filter).await?;
+        let calls = patient(async || client.calls(&filter).await).await?;
         return list(output, &calls, &follow::COLUMNS, follow::row);
     }
     let mut signals = Signals::listen()?;

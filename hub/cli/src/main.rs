@@ -9,8 +9,8 @@
 //! - It does nothing of a hub's work: `serve` and `dev` start a hub, and what talks to one knows it by its API alone.
 //! - It prints no key but in the answer that makes one.
 //!
-//! Uses `config`, `devdb` (for `dev`), `protocol`, `schema` (for `offer`), `sdk`, `server` and `store` (for `migrate` and
-//! `recover`).
+//! Uses `config`, `devdb` (for `dev`), `protocol`, `retry`, `schema` (for `offer`), `sdk`, `server` and `store` (for
+//! `migrate` and `recover`).
 
 mod args;
 mod call;
@@ -27,6 +27,7 @@ mod kubectl;
 mod lists;
 mod offer;
 mod output;
+mod patience;
 mod recover;
 mod selftest;
 mod serve;

@@ -15,6 +15,7 @@ use crate::args::{ClientArgs, DeclareArgs, Output, SpokesArgs, SpokesCommand};
 use crate::failure::Failure;
 use crate::keys::lasts;
 use crate::output::{self, list};
+use crate::patience::patient;
 
 /// How long connections whose keys have ended may take to disappear from the list.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -32,7 +33,8 @@ pub(crate) async fn spokes(args: SpokesArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn show(args: &SpokesArgs) -> Result<ExitCode, Failure> {
-    let mut spokes = args.client.hub.client()?.spokes().await?;
+    let client = args.client.hub.client()?;
+    let mut spokes = patient(async || client.spokes().await).await?;
     spokes.retain(|spoke| args.labels.iter().all(|label| has(&labels_of(spoke), label)));
     list(
         args.client.output,
@@ -85,7 +87,8 @@ async fn declare(args: DeclareArgs) -> Result<ExitCode, Failure> {
     let name = parse(&args.name)?;
     let client = args.client.hub.client()?;
     // A spoke that has only connected, or only has keys, is declared for the first time.
-    let before = client.declaration(&name).await?.filter(|before| !before.uid.is_empty());
+    let before = patient(async || client.declaration(&name).await).await?;
+    let before = before.filter(|before| !before.uid.is_empty());
     if before.is_none() && !args.end_keys {
         refuse_to_end(&name, &keys_of(&client, &name).await?)?;
     }
@@ -106,7 +109,7 @@ async fn declare(args: DeclareArgs) -> Result<ExitCode, Failure> {
         concurrency: args.concurrency,
         suspended: before.is_some_and(|before| before.suspended),
     };
-    client.declare_spoke(&name, &spoke).await?;
+    patient(async || client.declare_spoke(&name, &spoke).await).await?;
     match (args.client.output, spoke.key) {
         (Output::Json, key) => output::json(&json!({ "declared": name, "key": key })),
         (Output::Table, Some(key)) => {
@@ -120,10 +123,11 @@ async fn declare(args: DeclareArgs) -> Result<ExitCode, Failure> {
 async fn suspend(name: &str, suspended: bool, args: &ClientArgs) -> Result<ExitCode, Failure> {
     let name = parse(name)?;
     let client = args.hub.client()?;
-    let before = client.declaration(&name).await?.ok_or_else(|| unknown(&name))?;
+    let before = patient(async || client.declaration(&name).await).await?;
+    let before = before.ok_or_else(|| unknown(&name))?;
     let mut spoke = ours(&name, &before)?.clone();
     spoke.suspended = suspended;
-    client.declare_spoke(&name, &spoke).await?;
+    patient(async || client.declare_spoke(&name, &spoke).await).await?;
     let did = if suspended { "suspended" } else { "resumed" };
     match args.output {
         Output::Json => output::json(&json!({ did: name })),
@@ -133,7 +137,7 @@ async fn suspend(name: &str, suspended: bool, args: &ClientArgs) -> Result<ExitC
 
 /// The keys of a spoke that have not ended.
 async fn keys_of(client: &Client, name: &SpokeName) -> Result<Vec<KeyInfo>, Failure> {
-    let (mut keys, now) = (client.keys().await?, Timestamp::now());
+    let (mut keys, now) = (patient(async || client.keys().await).await?, Timestamp::now());
     keys.retain(|key| key.spoke.as_ref() == Some(name) && lasts(key, now));
     Ok(keys)
 }
@@ -154,7 +158,7 @@ fn refuse_to_end(name: &SpokeName, keys: &[KeyInfo]) -> Result<(), Failure> {
 
 /// The instances connected as a spoke.
 async fn instances(client: &Client, name: &SpokeName) -> Result<Vec<InstanceInfo>, Failure> {
-    let spokes = client.spokes().await?;
+    let spokes = patient(async || client.spokes().await).await?;
     let spoke = spokes.into_iter().find(|spoke| spoke.name == *name);
     Ok(spoke.map_or_else(Vec::new, |spoke| spoke.instances))
 }
@@ -175,7 +179,7 @@ fn stays(did: &str, name: &SpokeName, instances: &[InstanceInfo]) -> Failure {
 async fn delete(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
     let name = parse(name)?;
     let client = args.hub.client()?;
-    let before = client.declaration(&name).await?;
+    let before = patient(async || client.declaration(&name).await).await?;
     match &before {
         Some(declared) if !declared.uid.is_empty() => {
             ours(&name, declared)?;
@@ -190,7 +194,7 @@ async fn delete(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
         _ => {}
     }
     let before = before.ok_or_else(|| unknown(&name))?;
-    client.delete_spoke(&name, &before.uid).await?;
+    patient(async || client.delete_spoke(&name, &before.uid).await).await?;
     leaves(&client, &name).await?;
     match args.output {
         Output::Json => output::json(&json!({ "deleted": name })),

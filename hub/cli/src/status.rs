@@ -8,11 +8,13 @@ use clap::CommandFactory as _;
 use crate::args::{Cli, CompletionsArgs, Output, StatusArgs};
 use crate::failure::Failure;
 use crate::output;
+use crate::patience::patient;
 
 /// Shows the state of a hub.
 pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
     let access = args.client.hub.access()?;
-    let report = access.client()?.report().await?;
+    let client = access.client()?;
+    let report = patient(async || client.report().await).await?;
     if args.client.output == Output::Json {
         return output::json(&report);
     }

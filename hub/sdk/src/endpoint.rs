@@ -1,45 +1,26 @@
 //! Where a hub is and how to get in: its address, the key, and which certificates to trust.
 
+mod dialing;
+#[cfg(test)]
+mod tests;
+mod trust;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_protocol::Problem;
-use alkhub_protocol::json::strict;
 use alkhub_protocol::kubernetes::is_service_name;
-use alkhub_retry::Backoff;
 use http::HeaderValue;
-use http::header::{AUTHORIZATION, RETRY_AFTER};
+use http::header::{AUTHORIZATION, LOCATION};
 use reqwest::Url;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{self, http as ws_http};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
+pub(crate) use self::dialing::{BACKOFF, Socket, pause};
 use crate::Error;
-
-/// One open WebSocket.
-pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Time limit for a connection: name lookup, TCP, TLS and upgrade together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The same for an address that a hub has named: if it leads nowhere, the usual address is still to be tried.
-const TARGET_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Pauses between tries to connect, and to be given a topic.
-pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
-
-/// The longest wait before another connection attempt that a refusal can ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// The read buffer of a socket; tungstenite would take 128 KiB.
-const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Attempts at reaching a hub other than the one to avoid, before any hub will do.
 pub(crate) const TRIES: u32 = 4;
@@ -65,7 +46,7 @@ impl HubEndpoint {
     pub(crate) fn new(url: &str, token: Option<&str>, ca_file: Option<&Path>) -> Result<Self, Error> {
         let base = base(url)?;
         let token = token.map(bearer).transpose()?;
-        let tls = Arc::new(tls(base.scheme() == "https", ca_file)?);
+        let tls = Arc::new(trust::tls(base.scheme() == "https", ca_file)?);
         Ok(Self {
             base,
             token,
@@ -125,7 +106,8 @@ impl HubEndpoint {
         url
     }
 
-    /// An HTTP client with the key in its headers.
+    /// An HTTP client with the key in its headers. It follows no redirect: if nobody took the connection to where one
+    /// leads, that would look like a request that nobody got, though the first hub may have acted on it.
     pub(crate) fn http(&self) -> Result<reqwest::Client, Error> {
         let mut headers = http::HeaderMap::new();
         if let Some(token) = &self.token {
@@ -135,6 +117,7 @@ impl HubEndpoint {
             .tls_backend_preconfigured((*self.tls).clone())
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("alkhub-sdk/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Error::Setting {
@@ -174,66 +157,40 @@ impl HubEndpoint {
         })
     }
 
-    /// Opens a WebSocket; dropping the future gives up the attempt.
-    pub(crate) async fn dial(&self) -> Result<Socket, Error> {
-        let time = self.address.map_or(CONNECT_TIMEOUT, |_| TARGET_TIMEOUT);
-        let attempt = tokio::time::timeout(time, self.attempt());
-        attempt
-            .await
-            .unwrap_or_else(|_| Err(self.unreachable(std::io::Error::from(std::io::ErrorKind::TimedOut))))
-    }
-
-    async fn attempt(&self) -> Result<Socket, Error> {
-        let mut url = self.path(&["v1", "ws"]);
-        let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
-        url.set_scheme(scheme)
-            .expect("between http and ws any change is allowed");
-        if let Some(hub) = self.avoid.as_ref().and_then(|avoid| avoid()) {
-            url.query_pairs_mut().append_pair("avoid", &hub);
-        }
-        let mut request = url.as_str().into_client_request().map_err(|e| self.unreachable(e))?;
-        if let Some(token) = &self.token {
-            request.headers_mut().insert(AUTHORIZATION, token.clone());
-        }
-        let stream = self.connect().await.map_err(|e| self.unreachable(e))?;
-        stream.set_nodelay(true).map_err(|e| self.unreachable(e))?;
-        let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES);
-        let connector = Connector::Rustls(self.tls.clone());
-        let opened = client_async_tls_with_config(request, stream, Some(config), Some(connector)).await;
-        opened.map(|(socket, _)| socket).map_err(|e| self.handshake(e))
-    }
-
-    async fn connect(&self) -> std::io::Result<TcpStream> {
-        if let Some(address) = self.address {
-            return TcpStream::connect(address).await;
-        }
-        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
-        let port = self.base.port_or_known_default().unwrap_or(80);
-        TcpStream::connect((host, port)).await
-    }
-
+    /// The failure to reach the hub.
     pub(crate) fn unreachable(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::connection(self.url().to_owned(), source)
     }
 
+    /// What to say of an answer to a request for `asked` with these headers, if it redirects: where to, and which URL
+    /// of the hub to use, if that shows.
+    pub(crate) fn redirect(&self, asked: &Url, headers: &http::HeaderMap) -> Option<String> {
+        let location = headers.get(LOCATION)?.to_str().ok()?;
+        let told = format!("it redirects to {location}, which is not followed");
+        let hub = asked.join(location).ok().and_then(|to| self.behind(asked, to));
+        Some(match hub {
+            Some(hub) => format!("{told} (use {hub} as the hub's URL)"),
+            None => told,
+        })
+    }
+
+    /// The URL of the hub whose route a redirect leads to; `None` if it leads to something else.
+    fn behind(&self, asked: &Url, mut to: Url) -> Option<String> {
+        let route = asked.path().strip_prefix(self.base.path().trim_end_matches('/'))?;
+        let path = to.path().strip_suffix(route)?.to_owned();
+        to.set_path(&path);
+        to.set_query(None);
+        to.set_fragment(None);
+        Some(to.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// The refusal of the hub.
     pub(crate) fn refused(&self, status: u16, reason: String) -> Error {
         Error::Refused {
             url: self.url().to_owned(),
             status,
             reason,
             retry_after: None,
-        }
-    }
-
-    fn handshake(&self, error: tungstenite::Error) -> Error {
-        match error {
-            tungstenite::Error::Http(response) => Error::Refused {
-                url: self.url().to_owned(),
-                status: response.status().as_u16(),
-                reason: reason(&response),
-                retry_after: retry_after(&response),
-            },
-            other => self.unreachable(other),
         }
     }
 }
@@ -247,36 +204,9 @@ impl fmt::Debug for HubEndpoint {
     }
 }
 
-/// How long to wait before another attempt to connect: as long as was asked for, otherwise according to the failures.
-pub(crate) fn pause(error: &Error, backoff: &mut Backoff) -> Duration {
-    let asked = error.retry_after().filter(|wait| !wait.is_zero());
-    let asked = asked.map(|wait| wait.min(LONGEST_WAIT));
-    // No sooner than asked, and with jitter, so that peers refused together do not come back together.
-    asked.map_or_else(|| backoff.pause(), |wait| wait.max(alkhub_retry::jittered(wait)))
-}
-
 /// Whether a name would change the path if used as a segment of it.
 pub(crate) fn is_dots(segment: &str) -> bool {
     [".", ".."].contains(&segment)
-}
-
-/// The reason that the refusing side gave: a problem's detail, or the status in words.
-fn reason(response: &ws_http::Response<Option<Vec<u8>>>) -> String {
-    let body = response.body().as_deref().unwrap_or_default();
-    let detail = strict::from_slice::<Problem>(body).map(|problem| problem.detail);
-    detail.unwrap_or_else(|_| {
-        response
-            .status()
-            .canonical_reason()
-            .unwrap_or("no reason given")
-            .to_owned()
-    })
-}
-
-/// The seconds of a `Retry-After`; a date is ignored.
-fn retry_after(response: &ws_http::Response<Option<Vec<u8>>>) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse();
-    seconds.ok().map(Duration::from_secs)
 }
 
 fn base(url: &str) -> Result<Url, Error> {
@@ -307,200 +237,4 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::try_from(text).map_err(wrong)?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// The system's certificate authorities and those of `ca_file`; none are read for plain HTTP.
-fn tls(encrypted: bool, ca_file: Option<&Path>) -> Result<rustls::ClientConfig, Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    if encrypted {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if let Some(path) = ca_file {
-        add_authorities(&mut roots, path).map_err(|reason| Error::Setting {
-            setting: "the CA file",
-            reason: format!("{}: {reason}", path.display()),
-        })?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions");
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), String> {
-    let system = roots.len();
-    let pem = std::fs::read(path).map_err(|e| e.to_string())?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|e| e.to_string())?;
-        roots
-            .add(certificate)
-            .map_err(|_| "one of its certificates cannot be read".to_owned())?;
-    }
-    if roots.len() == system {
-        return Err("it holds no certificate in PEM".to_owned());
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncReadExt as _;
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn an_address_may_be_given_in_four_schemes_and_with_a_path() {
-        for (given, route) in [
-            ("http://h:1", "http://h:1/v1/ws"),
-            ("ws://h:1/", "http://h:1/v1/ws"),
-            ("wss://h/alk", "https://h/alk/v1/ws"),
-            ("https://h/alk/", "https://h/alk/v1/ws"),
-        ] {
-            let endpoint = HubEndpoint::new(given, None, None).expect(given);
-            assert_eq!(endpoint.path(&["v1", "ws"]).as_str(), route);
-        }
-    }
-
-    #[test]
-    fn a_wrong_address_is_answered_with_the_form() {
-        for given in ["localhost:7420", "ftp://h", "h", ""] {
-            let error = HubEndpoint::new(given, None, None).expect_err(given);
-            assert!(error.to_string().contains("http://"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_file_without_authorities_is_named() {
-        let here = env!("CARGO_MANIFEST_DIR");
-        for (file, reason) in [
-            ("/no/such.pem".to_owned(), "No such file"),
-            (format!("{here}/Cargo.toml"), "no certificate"),
-            (format!("{here}/src"), "directory"),
-        ] {
-            for url in ["http://h", "https://h"] {
-                let error = HubEndpoint::new(url, None, Some(Path::new(&file))).expect_err(&file);
-                let text = error.to_string();
-                assert!(
-                    text.contains("CA file") && text.contains(&file) && text.contains(reason),
-                    "{text}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn names_in_routes_are_escaped() {
-        let endpoint = HubEndpoint::new("http://h", None, None).expect("valid");
-
-        for (name, path) in [
-            ("a/b", "/v1/events/a%2Fb/c%20d"),
-            ("...", "/v1/events/.../c%20d"),
-            ("%2e%2E", "/v1/events/%252e%252E/c%20d"),
-        ] {
-            let route = endpoint.route(&["v1", "events", name, "c d"]);
-            assert_eq!(route.expect("a path").path(), path);
-        }
-    }
-
-    #[test]
-    fn a_name_that_means_another_path_is_in_no_route() {
-        let endpoint = HubEndpoint::new("http://h", None, None).expect("valid");
-
-        for name in [".", ".."] {
-            let error = endpoint.route(&["v1", "admin", "keys", name]).expect_err(name);
-            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
-        }
-    }
-
-    #[test]
-    fn who_refuses_says_how_long_to_wait_within_bounds_and_else_the_back_off_does() {
-        let endpoint = HubEndpoint::new("http://h", None, None).expect("valid");
-        let refused = |value: &str| {
-            let response = ws_http::Response::builder().status(503).header("retry-after", value);
-            let response = response.body(None).expect("a response");
-            endpoint.handshake(tungstenite::Error::Http(response.into()))
-        };
-        let seconds = Duration::from_secs;
-
-        for _ in 0..100 {
-            let mut backoff = BACKOFF;
-            let wait = pause(&refused("2"), &mut backoff);
-            assert!((seconds(2)..=seconds(2) * 6 / 5).contains(&wait), "{wait:?}");
-            assert!(pause(&refused("86400"), &mut backoff) <= LONGEST_WAIT * 6 / 5);
-            assert_eq!(backoff.failures(), 0, "it is no failure");
-            assert!(pause(&refused("Wed, 21 Oct 2015 07:28:00 GMT"), &mut backoff) <= Duration::from_millis(250));
-            assert_eq!(backoff.failures(), 1);
-        }
-    }
-
-    #[test]
-    fn an_address_that_a_hub_names_is_taken_only_where_a_pod_can_be_meant() {
-        let at = |base: &str, target: &str| {
-            let endpoint = HubEndpoint::new(base, Some("alk_secret"), None).expect("valid");
-            endpoint
-                .at(target)
-                .map(|endpoint| endpoint.address)
-                .map_err(|error| error.to_string())
-        };
-        let pod = Some("10.0.0.7:7420".parse().expect("an address"));
-
-        assert_eq!(at("http://hub.team.svc:7420", "http://10.0.0.7:7420"), Ok(pod));
-        assert_eq!(at("wss://hub.team.svc", "https://10.0.0.7:7420"), Ok(pod));
-        for (base, target, reason) in [
-            ("https://hub.team.svc", "http://10.0.0.7:7420", "https://"),
-            ("http://hub.team.svc", "https://10.0.0.7:7420", "http://"),
-            ("http://hub.example.com", "http://10.0.0.7:7420", "NAMESPACE"),
-            ("http://localhost:7420", "http://10.0.0.7:7420", "NAMESPACE"),
-            ("http://hub.team.svc/alk", "http://10.0.0.7:7420", "path"),
-            ("http://hub.team.svc", "http://10.0.0.7:7420/x", "path"),
-            ("http://hub.team.svc", "http://elsewhere:7420", "IP address"),
-        ] {
-            let error = at(base, target).expect_err(target);
-            assert!(error.contains(reason), "{error}");
-        }
-    }
-
-    /// The first bytes sent over a connection to an address that a hub has named.
-    async fn first_bytes(base: &str, scheme: &str) -> Vec<u8> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-        let target = format!("{scheme}://{}", listener.local_addr().expect("bound"));
-        let endpoint = HubEndpoint::new(base, Some("alk_secret"), None).expect("valid");
-        let endpoint = endpoint.at(&target).expect("it can be dialled");
-        let answering = async {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            let mut bytes = vec![0; 4_096];
-            let count = stream.read(&mut bytes).await.expect("the first bytes");
-            bytes.truncate(count);
-            bytes
-        };
-        let (bytes, dialled) = tokio::join!(answering, endpoint.dial());
-        assert!(dialled.is_err(), "nobody answers");
-        bytes
-    }
-
-    fn has(bytes: &[u8], text: &str) -> bool {
-        bytes.windows(text.len()).any(|part| part == text.as_bytes())
-    }
-
-    #[tokio::test]
-    async fn at_an_address_that_a_hub_names_all_else_is_as_it_is_set() {
-        let bytes = first_bytes("http://hub.team.svc:7420", "http").await;
-        assert!(
-            has(&bytes, "GET /v1/ws ") && has(&bytes, "hub.team.svc:7420"),
-            "{bytes:?}"
-        );
-
-        let bytes = first_bytes("https://hub.team.svc", "https").await;
-        assert!(has(&bytes, "hub.team.svc"), "the name that the certificate must have");
-        assert!(!has(&bytes, "alk_secret"), "no key before that");
-    }
-
-    #[test]
-    fn the_key_is_in_no_debug_output() {
-        let endpoint = HubEndpoint::new("http://h", Some("alk_secret"), None).expect("valid");
-
-        assert!(!format!("{endpoint:?}").contains("secret"));
-    }
 }

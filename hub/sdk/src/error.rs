@@ -172,6 +172,16 @@ impl Error {
         }
     }
 
+    /// Whether nobody took the connection: it was refused, or reset before a request was sent over it. That is so for a
+    /// moment when a pod has died and its Service still leads there, so the request may be made again, whatever it asks
+    /// for. A name that does not resolve is not meant.
+    pub fn nobody_listens(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => is_refused_connection(source.as_ref()),
+            _ => false,
+        }
+    }
+
     /// An error of a connection: [`Error::Untrusted`] if it is about trust, otherwise [`Error::Unreachable`].
     pub(crate) fn connection(url: String, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         match tls(&source).and_then(|tls| Some((Distrust::of(tls)?, tls.clone()))) {
@@ -259,18 +269,42 @@ impl Distrust {
 
 /// The TLS error among an error and its sources.
 fn tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref() {
-            return Some(tls);
+    std::iter::successors(Some(error), |&error| cause(error)).find_map(|error| error.downcast_ref())
+}
+
+/// Whether an error tells of a connection that nobody took.
+fn is_refused_connection(error: &(dyn std::error::Error + 'static)) -> bool {
+    for error in std::iter::successors(Some(error), |&error| cause(error)) {
+        // A connection that breaks later gives an I/O error of the same kind, and the request may have been sent.
+        if let Some(request) = error.downcast_ref::<reqwest::Error>()
+            && !request.is_connect()
+        {
+            return false;
         }
-        // An I/O error returns the source of the error it holds, skipping that error itself.
-        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(held) => Some(held),
-            None => error.source(),
-        };
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && is_refusal(error.kind())
+        {
+            return true;
+        }
     }
-    None
+    false
+}
+
+fn is_refusal(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind as Kind;
+    matches!(
+        kind,
+        Kind::ConnectionRefused | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::HostUnreachable
+    )
+}
+
+/// What is behind an error.
+fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    // An I/O error returns the source of the error it holds, skipping that error itself.
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(held) => Some(held),
+        None => error.source(),
+    }
 }
 
 impl From<CallError> for Error {

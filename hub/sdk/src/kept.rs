@@ -21,6 +21,9 @@ const MOST: Limits = Limits {
     bytes: 4 * 1024 * 1024,
 };
 
+/// As much as any network transfers in a short time.
+pub(crate) const MUCH_BYTES: usize = 64 * 1024;
+
 /// The hub is told what was received after this many messages ...
 const ACK_MESSAGES: u64 = 64;
 

@@ -7,20 +7,26 @@
 //! - Whatever was queued before [`Outbox::close`] is sent before the queue ends.
 //! - Refusals of what the hub asks for are bounded: if the hub does not read them, [`Outbox::stalled`] reports it.
 
+mod hub;
+#[cfg(test)]
+mod tests;
+mod unsent;
+
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::Poll;
-use std::time::Duration;
 
-use alkhub_protocol::frame::session::Migrate;
-use alkhub_queue::{Full, Limits, Queue, Weigh};
+use alkhub_queue::{Full, Limits, Queue};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-use crate::kept::{HubMessage, KeptSession};
+use self::unsent::Unsent;
+pub(crate) use self::unsent::text;
+use crate::kept::KeptSession;
 
 /// How much may wait to be sent; beyond that senders wait.
 const OUTBOX_LIMITS: Limits = Limits {
@@ -36,9 +42,6 @@ const BATCH: Limits = Limits {
 
 /// Refusals that may wait to be sent.
 const REFUSALS: usize = 4_096;
-
-/// How the answers to calls begin, as they are encoded here.
-const ANSWERS: [&[u8]; 2] = [b"{\"type\":\"call.responded\"", b"{\"type\":\"call.error\""];
 
 /// The queue of one socket; its clones share it.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +64,8 @@ struct Shared {
     hubs: watch::Sender<u32>,
     /// Whether the hub accepts hashes of specifications; `None` until it has said so.
     hashes: watch::Sender<Option<bool>>,
+    /// How often something came from the hub.
+    heard: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -75,16 +80,6 @@ struct Waiting {
     left: Vec<Bytes>,
     /// What is known of the session at the hub.
     kept: KeptSession,
-}
-
-#[derive(Debug)]
-enum Unsent {
-    Message(Bytes),
-    /// A refusal; there may be [`REFUSALS`] of them.
-    Refusal(Bytes),
-    Ping,
-    /// Tells the hub what was received so far.
-    Ack,
 }
 
 // === impl Outbox ===
@@ -188,12 +183,6 @@ impl Outbox {
         self.0.waiting.lock().answers()
     }
 
-    /// Whether its hub, which keeps the session, may lack answers to calls.
-    pub(crate) fn owes_answers(&self) -> bool {
-        let waiting = self.0.waiting.lock();
-        waiting.kept.time().is_some() && !waiting.answers().is_empty()
-    }
-
     /// [`Outbox::answers`] of a session that has ended.
     pub(crate) fn take_left(&self) -> Vec<Bytes> {
         std::mem::take(&mut self.0.waiting.lock().left)
@@ -209,113 +198,6 @@ impl Outbox {
                 return;
             }
             changed.await;
-        }
-    }
-
-    /// Waits until the hub asks for the session to move. Dropping the future loses nothing.
-    pub(crate) async fn migrate(&self) -> Migrate {
-        loop {
-            if let Some(migrate) = self.kept(KeptSession::take_migrate) {
-                return migrate;
-            }
-            self.0.moves.notified().await;
-        }
-    }
-
-    /// Moves the session to another hub, as if its hub had asked for that, provided the hub keeps it.
-    pub(crate) fn move_on(&self, time: Duration) {
-        self.kept(|kept| kept.move_on(time));
-        self.0.moves.notify_one();
-    }
-
-    /// How many hubs take connections, and each change of that; 0 until a hub has said so.
-    pub(crate) fn hubs(&self) -> watch::Receiver<u32> {
-        self.0.hubs.subscribe()
-    }
-
-    /// Notes how many hubs there are, according to a hub.
-    pub(crate) fn hubs_are(&self, hubs: u32) {
-        self.0
-            .hubs
-            .send_if_modified(|known| std::mem::replace(known, hubs) != hubs);
-    }
-
-    /// Whether the hub accepts hashes of specifications, if it has said so.
-    pub(crate) fn is_by_hash(&self) -> Option<bool> {
-        self.kept(|kept| kept.hashes())
-    }
-
-    /// The same, once the hub has said so.
-    pub(crate) async fn says_by_hash(&self) -> bool {
-        let mut said = self.0.hashes.subscribe();
-        // Cannot fail: we hold the sender.
-        drop(said.wait_for(Option::is_some).await);
-        // The session may have moved to another hub since.
-        self.is_by_hash() == Some(true)
-    }
-
-    /// Reads or changes what is known of the session at the hub.
-    pub(crate) fn kept<T>(&self, look: impl FnOnce(&mut KeptSession) -> T) -> T {
-        look(&mut self.0.waiting.lock().kept)
-    }
-
-    /// Queues what the hub did not receive to be sent again, before what already waits.
-    ///
-    /// # Errors
-    /// Something that it did not receive is no longer kept.
-    pub(crate) fn rewind(&self, received: u64) -> Result<(), String> {
-        let mut waiting = self.0.waiting.lock();
-        let again = waiting.kept.rewind(received)?;
-        let rest = waiting.queue.take_all();
-        let again = again.into_iter().map(Unsent::Message);
-        for unsent in again.chain(rest) {
-            // Nobody waits for it yet: the writer starts after this.
-            drop(waiting.queue.add(unsent));
-        }
-        Ok(())
-    }
-
-    /// Notes a message from the hub; returns it if it is for the reader.
-    pub(crate) fn received(&self, message: Bytes) -> Option<Bytes> {
-        let mut waiting = self.0.waiting.lock();
-        let (was_full, before) = (waiting.kept.is_full(), waiting.kept.hashes());
-        let received = waiting.kept.received(&message);
-        if was_full && !waiting.kept.is_full() {
-            waiting.queue.reader().wake();
-        }
-        if waiting.kept.hashes() != before {
-            self.0.hashes.send_replace(waiting.kept.hashes());
-        }
-        match received {
-            HubMessage::Message { ack } => {
-                let waiter = ack.then(|| waiting.queue.add(Unsent::Ack));
-                drop(waiting);
-                if let Some(waiter) = waiter {
-                    waiter.wake();
-                }
-                Some(message)
-            }
-            HubMessage::Control => None,
-            HubMessage::Migrate => {
-                drop(waiting);
-                self.0.moves.notify_one();
-                None
-            }
-            HubMessage::Hubs(hubs) => {
-                drop(waiting);
-                self.hubs_are(hubs);
-                None
-            }
-        }
-    }
-
-    /// The hub sent a ping: it is told what was received, if there is anything new.
-    pub(crate) fn beat(&self) {
-        let mut waiting = self.0.waiting.lock();
-        if waiting.kept.has_news() && !waiting.is_gone {
-            let waiter = waiting.queue.add(Unsent::Ack);
-            drop(waiting);
-            waiter.wake();
         }
     }
 
@@ -359,148 +241,6 @@ impl Waiting {
     fn answers(&self) -> Vec<Bytes> {
         let unsent = self.queue.waiting().filter_map(Unsent::message);
         let answers = self.kept.unreceived().chain(unsent);
-        answers.filter(|message| is_answer(message)).cloned().collect()
-    }
-}
-
-// === impl Unsent ===
-
-impl Unsent {
-    /// The message, if it is one that the hub counts and that may have to be sent again.
-    fn message(&self) -> Option<&Bytes> {
-        match self {
-            Self::Message(message) | Self::Refusal(message) => Some(message),
-            Self::Ping | Self::Ack => None,
-        }
-    }
-
-    /// Notes that it is sent; returns it as it is on the wire.
-    fn leaves(self, kept: &mut KeptSession) -> Message {
-        let message = match self {
-            Self::Ping => return Message::Ping(Bytes::new()),
-            Self::Ack => kept.ack(),
-            Self::Message(message) | Self::Refusal(message) => {
-                kept.sent(&message);
-                message
-            }
-        };
-        text(message)
-    }
-}
-
-impl Weigh for Unsent {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Message(message) | Self::Refusal(message) => message.len(),
-            Self::Ping | Self::Ack => 0,
-        }
-    }
-}
-
-/// Whether one of our messages answers a call.
-fn is_answer(message: &Bytes) -> bool {
-    ANSWERS.iter().any(|begins| message.starts_with(begins))
-}
-
-/// One of our messages as it is on the wire.
-pub(crate) fn text(message: Bytes) -> Message {
-    Message::Text(Utf8Bytes::try_from(message).expect("what is encoded here is UTF-8"))
-}
-
-#[cfg(test)]
-mod tests {
-    use alkhub_protocol::frame::encode;
-    use alkhub_protocol::frame::session::{RESUME, Welcome};
-    use alkhub_protocol::{CallError, Code, Dialect};
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    fn queued(outbox: &Outbox) -> usize {
-        outbox.0.waiting.lock().queue.len()
-    }
-
-    #[tokio::test]
-    async fn the_answers_of_a_session_that_has_ended_are_left_whether_or_not_they_were_sent() {
-        let outbox = Outbox::default();
-        let ask = "text.upper".parse().expect("valid");
-        let asked = encode::call_requested(Dialect::Id, "r", &ask, None, &encode::RequestOptions::default());
-        let output = |n: u64| encode::call_responded(Dialect::Id, "n1-7", &serde_json::json!(n).into());
-        let failed = encode::call_error(Dialect::Id, "n1-8", &CallError::new(Code::NotFound, "no"));
-        [asked, output(1)].into_iter().for_each(|sent| outbox.push(sent));
-        outbox.batch().await.expect("both leave");
-        [failed.clone(), encode::call_completed(Dialect::Id, "n1-9"), output(2)]
-            .into_iter()
-            .for_each(|waits| outbox.push(waits));
-
-        outbox.end();
-
-        assert_eq!(outbox.take_left(), [output(1), failed, output(2)]);
-        assert!(outbox.take_left().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_hub_that_reads_no_refusals_is_given_up_and_they_stay_bounded() {
-        let outbox = Outbox::default();
-        (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
-        (0..BATCH.items).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
-        let mut left = 0;
-        while queued(&outbox) > BATCH.items {
-            left += outbox.batch().await.expect("it is open").len();
-        }
-        assert_eq!(left, REFUSALS);
-
-        (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
-        assert!(!outbox.0.is_stalled.is_cancelled(), "those before were taken");
-        (0..3).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
-
-        assert!(outbox.0.is_stalled.is_cancelled());
-        let waits = BATCH.items + REFUSALS;
-        assert_eq!(queued(&outbox), waits);
-        outbox.push(Bytes::from_static(b"the answer of a call that runs"));
-        assert_eq!(queued(&outbox), waits + 1, "these are as many as the calls");
-    }
-
-    /// A queue whose hub keeps the session.
-    fn granted() -> Outbox {
-        let outbox = Outbox::default();
-        outbox.kept(|kept| kept.hello());
-        let welcome = encode::welcome(&Welcome {
-            session_id: "s".to_owned(),
-            hub_id: "hub".to_owned(),
-            heartbeat_ms: 10_000,
-            resume_ms: 30_000,
-            max_inflight: 0,
-            features: vec![RESUME.to_owned()],
-        });
-        assert_eq!(outbox.received(welcome), None, "the session's own");
-        outbox
-    }
-
-    #[tokio::test]
-    async fn what_counts_as_sent_can_be_sent_again_however_much_waits() {
-        let outbox = granted();
-        (0..3 * 4_096).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
-        assert!(outbox.batch().await.is_some_and(|sent| sent.len() == BATCH.items));
-        while let Some(Some(_)) = outbox.batch().now_or_never() {}
-
-        outbox.rewind(0).expect("everything that left is kept");
-
-        assert_eq!(queued(&outbox), 3 * 4_096);
-    }
-
-    #[tokio::test]
-    async fn what_waits_for_an_acknowledgement_leaves_with_it() {
-        let outbox = granted();
-        (0..4_097).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
-        while let Some(Some(_)) = outbox.batch().now_or_never() {}
-        assert_eq!(queued(&outbox), 1);
-        let rest = outbox.batch();
-        tokio::pin!(rest);
-        assert!(futures::poll!(&mut rest).is_pending());
-
-        assert_eq!(outbox.received(encode::ack(64)), None);
-
-        assert!(rest.await.is_some_and(|sent| sent.len() == 1));
+        answers.filter(|message| unsent::is_answer(message)).cloned().collect()
     }
 }

@@ -4,7 +4,8 @@
 //! - If the hub keeps the session, it is resumed for as long as the hub keeps it: what was sent and did not arrive is
 //!   sent again, and nothing is delivered twice.
 //! - When a session is lost, its queue ends. Nothing of it is sent to the next session except answers to calls: the
-//!   next hub may find their callers.
+//!   next hub may find their callers. While calls run whose answers are still awaited, and can go another way, its end
+//!   waits for them, but not for streams: nobody takes the rest of one.
 //! - When the hub asks for the session to move, the next connection is open before the old one is given up.
 //! - Whoever closes the session says so to the hub that has it, over whichever connection leads there at that moment:
 //!   otherwise that hub would wait for a peer that does not come back.
@@ -36,6 +37,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// wait for much longer because of a long pause.
 const REACHED: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
 
+/// For how long after the loss of a connection the hubs of the callers await answers by another way, if its hub is dead:
+/// until the lease of that hub is over. The other hubs may say much sooner that it has no session.
+const AWAITED: Duration = Duration::from_secs(10);
+
 /// How long another connection, once open, may take to take over a session that is to end; the end is said there,
 /// because the session has moved there. Also how long it may take to come back to a session that is to end, for
 /// answers that its hub may lack.
@@ -60,13 +65,15 @@ pub(crate) struct Whereabouts {
 }
 
 /// Runs a session to its end, over `socket` first. `read` gets each message and must not wait; `seen` gets what happens
-/// to the connection. Dropping the future cuts the connection and ends the session's queue.
+/// to the connection. `finishing` is waited for, while answers are awaited, when no hub has the session any more.
+/// Dropping the future cuts the connection and ends the session's queue.
 pub(crate) async fn run(
     endpoint: &HubEndpoint,
     mut socket: Socket,
     outbox: &Outbox,
     mut read: impl FnMut(Bytes),
     mut seen: impl FnMut(LinkNews),
+    finishing: impl Future<Output = ()>,
 ) -> Ending {
     let _end = EndOnDrop(outbox);
     let hello = outbox.kept(|kept| kept.hello());
@@ -95,14 +102,22 @@ pub(crate) async fn run(
         seen(LinkNews::Lost(
             endpoint.unreachable(std::io::Error::other(reason.clone())),
         ));
-        let back = match timeout(time, come_back(endpoint, outbox, is_last)).await {
-            Ok(Ok(back)) => back,
-            Ok(Err(ending)) => return ending,
-            Err(_) => return Ending::Broken(reason),
+        let awaited = Instant::now() + AWAITED;
+        let ending = match timeout(time, come_back(endpoint, outbox, is_last)).await {
+            Ok(Ok(back)) => {
+                tracing::info!("the session with the hub goes on");
+                socket = back.socket;
+                seen(LinkNews::Back(back.at));
+                continue;
+            }
+            Ok(Err(ending)) => ending,
+            Err(_) => Ending::Broken(reason),
         };
-        tracing::info!("the session with the hub goes on");
-        socket = back.socket;
-        seen(LinkNews::Back(back.at));
+        if matches!(ending, Ending::Broken(_)) {
+            // What has not finished by then is of no use to anybody.
+            drop(timeout_at(awaited, finishing).await);
+        }
+        return ending;
     }
 }
 
@@ -252,7 +267,11 @@ async fn resume(mut socket: Socket, outbox: &Outbox) -> Result<Result<Resumed, S
     let until = Instant::now() + ANSWER_TIMEOUT;
     loop {
         let message = timeout_at(until, socket.next()).await;
-        let message = match message.map_err(|_| "the hub does not answer".to_owned())? {
+        let message = message.map_err(|_| "the hub does not answer".to_owned())?;
+        if matches!(message, Some(Ok(_))) {
+            outbox.heard();
+        }
+        let message = match message {
             Some(Ok(Message::Text(text))) => Bytes::from(text),
             Some(Ok(Message::Binary(bytes))) => bytes,
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::Error;
 use crate::endpoint::Socket;
-use crate::kept::KeptSession;
+use crate::kept::{KeptSession, MUCH_BYTES};
 use crate::outbox::Outbox;
 
 /// Silence after which a ping is sent.
@@ -30,9 +30,6 @@ const DEAD_AFTER: Duration = Duration::from_secs(5);
 /// The same if more than [`MUCH_BYTES`] are on their way, or their number is unknown: a slow network may need that
 /// long.
 const DEAD_AFTER_MUCH: Duration = Duration::from_secs(22);
-
-/// As much as any network transfers in a short time.
-const MUCH_BYTES: usize = 64 * 1024;
 
 /// Time for the peer to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -109,6 +106,9 @@ async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: imp
             continue;
         };
         asked = false;
+        if matches!(message, Some(Ok(_))) {
+            outbox.heard();
+        }
         match message {
             Some(Ok(Message::Text(text))) => outbox.received(text.into()).into_iter().for_each(&mut read),
             Some(Ok(Message::Binary(bytes))) => outbox.received(bytes).into_iter().for_each(&mut read),

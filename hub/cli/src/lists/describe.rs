@@ -10,11 +10,13 @@ use crate::args::{DescribeArgs, Output};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, OutputKind};
+use crate::patience::patient;
 
 /// Describes an operation, whether or not it is offered now.
 pub(super) async fn describe(args: &DescribeArgs) -> Result<ExitCode, Failure> {
     let name: OperationName = args.operation.parse().map_err(alkhub_sdk::Error::from)?;
-    let found = args.client.hub.client()?.operation(&name).await?;
+    let client = args.client.hub.client()?;
+    let found = patient(async || client.operation(&name).await).await?;
     let unknown = || CallError::new(Code::OperationNotFound, format!("there is no operation `{name}`"));
     let operation = found.ok_or_else(|| Failure::from(alkhub_sdk::Error::from(unknown())))?;
     match args.client.output {

@@ -71,6 +71,7 @@ impl Attacked {
 
     fn connect(&self) -> TcpStream {
         let socket = TcpStream::connect(self.dev.url.replace("http://", "")).expect("connects");
+        socket.set_nodelay(true).expect("set");
         socket.set_read_timeout(Some(SOON)).expect("set");
         socket
     }

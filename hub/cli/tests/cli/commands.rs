@@ -80,7 +80,16 @@ fn what_goes_wrong_is_one_line_and_an_exit_code() {
         (
             3,
             "cannot reach the hub",
-            &["operations", "--url", "http://127.0.0.1:9", "--token", "x"],
+            &[
+                "call",
+                "a.b",
+                "--timeout",
+                "500ms",
+                "--url",
+                "http://127.0.0.1:9",
+                "--token",
+                "x",
+            ],
         ),
         (
             5,

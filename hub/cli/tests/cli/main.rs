@@ -13,6 +13,7 @@ mod mistakes;
 mod offer;
 mod outages;
 mod pages;
+mod patience;
 mod sdk;
 mod selftest;
 mod tls;

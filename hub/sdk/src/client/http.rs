@@ -236,11 +236,17 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
+        let endpoint = &self.0.endpoint;
+        if status.is_redirection()
+            && let Some(reason) = endpoint.redirect(response.url(), response.headers())
+        {
+            return Err(endpoint.refused(status.as_u16(), reason));
+        }
         let body = body(response, VALUE_LIMIT).await.unwrap_or_default();
         Err(match strict::from_slice::<Problem>(&body) {
-            Ok(problem) if problem.detail == SPEAKS_TLS => self.0.endpoint.refused(status.as_u16(), problem.detail),
+            Ok(problem) if problem.detail == SPEAKS_TLS => endpoint.refused(status.as_u16(), problem.detail),
             Ok(problem) => Error::Problem(Box::new(problem)),
-            Err(_) => self.0.endpoint.refused(
+            Err(_) => endpoint.refused(
                 status.as_u16(),
                 status.canonical_reason().unwrap_or_default().to_owned(),
             ),

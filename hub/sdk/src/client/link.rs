@@ -310,7 +310,8 @@ impl Link {
                 });
             };
             let read = |message: Bytes| self.received(&message, &outbox);
-            let mut running = Box::pin(session::run(&self.endpoint, socket, &outbox, read, seen));
+            let nothing = std::future::ready(());
+            let mut running = Box::pin(session::run(&self.endpoint, socket, &outbox, read, seen, nothing));
             tokio::select! {
                 ending = &mut running => ending,
                 () = self.stop.cancelled() => {

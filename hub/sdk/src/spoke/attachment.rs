@@ -216,6 +216,14 @@ impl Attachment {
         }
     }
 
+    /// Resolves when the session's hub says nothing at all for this long, although it is sent pings; at once if there is
+    /// no session.
+    pub(super) async fn silent(&self, time: Duration) {
+        if let Some(outbox) = self.outbox() {
+            outbox.silent(time).await;
+        }
+    }
+
     /// Notes what the session is registered as from now on, with this concurrency.
     pub(super) fn set_registered(&self, answered: Answered, concurrency: Option<u32>) {
         if let Some(session) = &mut self.state.lock().registered {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::attachment::Attachment;
 use super::{NoRoom, Shared};
@@ -14,6 +15,10 @@ use super::{NoRoom, Shared};
 /// to answer to.
 const AWAY: Duration = Duration::from_secs(2);
 
+/// How long a hub may say nothing, not even to a ping, when another one has confirmed that the spoke is to end: a socket
+/// is given up as dead after longer than that, because there a wrong guess costs more.
+const SILENT: Duration = Duration::from_secs(2);
+
 // === impl Shared ===
 
 impl Shared {
@@ -21,8 +26,9 @@ impl Shared {
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         let drained = async {
-            self.withdraw().await;
+            let unconfirmed = self.withdraw().await;
             self.quiet().await;
+            self.answer_beside(&unconfirmed);
             drop(timeout(AWAY, self.answered()).await);
         };
         // Whatever has not finished by then is aborted with the connection.
@@ -46,17 +52,55 @@ impl Shared {
     }
 
     /// Asks the hubs to send no more calls, by registering without operations, and waits for their answers: whatever
-    /// they sent before arrives before that.
-    async fn withdraw(&self) {
-        join_all(self.sessions.iter().map(|session| self.withdraw_from(session))).await;
+    /// they sent before arrives before that. Once one of two hubs has answered, the other is not waited for if it says
+    /// nothing at all: it may be dead, and the spoke refuses what comes from it late. Returns the sessions whose hubs
+    /// have not confirmed it.
+    async fn withdraw(&self) -> Vec<&Attachment> {
+        let one_has_answered = CancellationToken::new();
+        let sessions = self.sessions.iter();
+        let withdrawn = join_all(sessions.map(|session| self.withdraw_beside(session, &one_has_answered))).await;
+        withdrawn.into_iter().flatten().collect()
     }
 
-    /// Withdraws the operations of one session, if there is one.
-    pub(super) async fn withdraw_from(&self, session: &Attachment) {
+    /// Withdraws the operations of one session, whose hub must not be silent once that of the other one has answered.
+    /// Returns the session if its hub has not confirmed that.
+    async fn withdraw_beside<'a>(
+        &self,
+        session: &'a Attachment,
+        one_has_answered: &CancellationToken,
+    ) -> Option<&'a Attachment> {
+        let silent = async {
+            one_has_answered.cancelled().await;
+            session.silent(SILENT).await;
+        };
+        tokio::select! {
+            withdrawn = self.withdraw_from(session) => if withdrawn {
+                one_has_answered.cancel();
+                return None;
+            },
+            () = silent => tracing::info!("a hub says nothing: the spoke ends without its answer"),
+        }
+        Some(session)
+    }
+
+    /// Sends the answers that the hubs of these sessions may lack over a session whose hub has confirmed that the spoke
+    /// is to end. Those hubs may be dead although their connections are not known to be lost, so nobody else would send
+    /// the answers. One that arrives twice counts once.
+    fn answer_beside(&self, unconfirmed: &[&Attachment]) {
+        let is_confirmed = |session: &Attachment| !unconfirmed.iter().any(|one| std::ptr::eq(*one, session));
+        let mut there = self.sessions.iter().filter(|session| session.output().is_some());
+        if let Some(there) = there.find(|session| is_confirmed(session)) {
+            let outboxes = unconfirmed.iter().filter_map(|session| session.outbox());
+            there.send(outboxes.flat_map(|outbox| outbox.answers()));
+        }
+    }
+
+    /// Withdraws the operations of one session, if there is one; returns whether its hub has confirmed that.
+    pub(super) async fn withdraw_from(&self, session: &Attachment) -> bool {
         // There is no point in waiting for a hub that refuses, is silent, or has lost the session's connection.
         tokio::select! {
-            withdrawn = self.register_again(session, self.concurrency) => drop(withdrawn),
-            () = self.away(|| session.output().is_some()) => {}
+            withdrawn = self.register_again(session, self.concurrency) => withdrawn.is_ok(),
+            () = self.away(|| session.output().is_some()) => false,
         }
     }
 

@@ -183,7 +183,9 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
     let session = Session::new(shared.clone(), attachment.clone(), outbox.clone());
     let read = |message: Bytes| session.received(&message);
     let seen = |link| shared.seen(attachment, link);
-    let mut running = Box::pin(session::run(&shared.endpoints[which], socket, &outbox, read, seen));
+    let finishing = session.answers_elsewhere(which);
+    let endpoint = &shared.endpoints[which];
+    let mut running = Box::pin(session::run(endpoint, socket, &outbox, read, seen, finishing));
     let registering = Registering {
         way: Way::First(&session),
         attachment,

@@ -36,7 +36,11 @@ pub struct Operation {
 
 /// A handler with its types erased; its output is wrapped in `{data, meta}`.
 #[derive(Clone)]
-pub(super) struct Run(Arc<RunFn>);
+pub(super) struct Run {
+    start: Arc<RunFn>,
+    /// Whether it answers with a stream.
+    is_stream: bool,
+}
 
 type RunFn = dyn Fn(RawJson, Context) -> BoxFuture<'static, Result<Outcome, Failure>> + Send + Sync;
 
@@ -79,7 +83,7 @@ impl Operation {
         Self::new(
             name,
             spec::<H::Input, H::Output>(OperationKind::Subscription),
-            Run(Arc::new(run)),
+            Arc::new(run),
         )
     }
 
@@ -107,7 +111,7 @@ impl Operation {
             }
             .boxed()
         };
-        Self::new(&name, spec, Run(Arc::new(run)))
+        Self::new(&name, spec, Arc::new(run))
     }
 
     fn typed<M, H: Handler<M>>(name: &str, kind: OperationKind, handler: H) -> Self {
@@ -121,10 +125,12 @@ impl Operation {
             }
             .boxed()
         };
-        Self::new(name, spec::<H::Input, H::Output>(kind), Run(Arc::new(run)))
+        Self::new(name, spec::<H::Input, H::Output>(kind), Arc::new(run))
     }
 
-    fn new(name: &str, mut spec: OperationSpec, run: Run) -> Self {
+    fn new(name: &str, mut spec: OperationSpec, start: Arc<RunFn>) -> Self {
+        let is_stream = spec.kind == OperationKind::Subscription;
+        let run = Run { start, is_stream };
         let name = name.parse::<OperationName>();
         if let Ok(name) = &name {
             (spec.namespace, spec.name) = (name.namespace().to_owned(), name.operation().to_owned());
@@ -204,7 +210,11 @@ impl fmt::Debug for Operation {
 
 impl Run {
     pub(super) fn start(&self, input: RawJson, context: Context) -> BoxFuture<'static, Result<Outcome, Failure>> {
-        (self.0)(input, context)
+        (self.start)(input, context)
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream
     }
 }
 

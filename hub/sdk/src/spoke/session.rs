@@ -35,13 +35,20 @@ pub(super) struct Session {
     outbox: Outbox,
     /// The request that waits for the hub's answer, before the session is registered.
     asked: Mutex<Option<Asked>>,
-    running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
+    running: Arc<Mutex<HashMap<RequestId, Running>>>,
+}
+
+/// A call that runs.
+struct Running {
+    aborted: CancellationToken,
+    /// Whether it is answered with a stream.
+    is_stream: bool,
 }
 
 /// A call's place among the running ones; dropping it wakes the drain.
 struct Seat {
     shared: Arc<Shared>,
-    running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
+    running: Arc<Mutex<HashMap<RequestId, Running>>>,
     request_id: RequestId,
 }
 
@@ -93,6 +100,29 @@ impl Session {
         }
     }
 
+    /// Waits while calls run whose answers can go over the other session, where there is one with a connection, and
+    /// this one is not told to end. Streams are stopped, because no hub takes the rest of one from another session.
+    pub(super) async fn answers_elsewhere(&self, which: usize) {
+        let Some(other) = self.shared.other(which) else { return };
+        let streams = |call: &&Running| call.is_stream;
+        let stop = |call: &Running| call.aborted.cancel();
+        self.running.lock().values().filter(streams).for_each(stop);
+        let mut calls = self.shared.running.subscribe();
+        let finished = async {
+            loop {
+                let is_idle = self.running.lock().values().all(|call| call.is_stream);
+                if is_idle || calls.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = finished => {}
+            () = self.shared.wait_for(|| other.output().is_none()) => {}
+            () = self.outbox.closed() => {}
+        }
+    }
+
     /// Notes the hub's answer to a request about the registration.
     fn answered(&self, request_id: &RequestId, result: Result<RegisterOutput, Error>) {
         let asked = self.asked.lock().take_if(|(id, _)| id == request_id);
@@ -104,8 +134,8 @@ impl Session {
     }
 
     fn aborted(&self, request_id: &RequestId) {
-        if let Some(token) = self.running.lock().get(request_id) {
-            token.cancel();
+        if let Some(call) = self.running.lock().get(request_id) {
+            call.aborted.cancel();
         }
     }
 
@@ -143,7 +173,11 @@ impl Session {
             NoRoom::Closed => refuse(Code::Unavailable, "the spoke is shutting down").retryable(),
         })?;
         let aborted = self.shared.stop.child_token();
-        running.insert(request.request_id.clone(), aborted.clone());
+        let call = Running {
+            aborted: aborted.clone(),
+            is_stream: run.is_stream(),
+        };
+        running.insert(request.request_id.clone(), call);
         let seat = Seat {
             shared: self.shared.clone(),
             running: self.running.clone(),
@@ -155,8 +189,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for token in self.running.lock().values() {
-            token.cancel();
+        for call in self.running.lock().values() {
+            call.aborted.cancel();
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod hashes;
 mod pair;
+mod redirects;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,7 @@ impl BrokenHub {
     async fn accept(&self) -> Script {
         let accepted = timeout(SOON, self.listener.accept()).await.expect("a connection");
         let (stream, _) = accepted.expect("accepted");
+        stream.set_nodelay(true).expect("set");
         Script(tokio_tungstenite::accept_async(stream).await.expect("upgraded"))
     }
 

@@ -21,6 +21,9 @@ use crate::{BrokenHub, SOON, Script, resumed};
 const LARGE: usize = 700_000;
 const MANY: usize = 10;
 
+/// Less than the time for which a lost session waits for its calls.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
 /// A spoke, and its two sessions as their hubs `h1` and `h2` see them.
 struct Pair {
     spoke: Spoke,
@@ -78,6 +81,23 @@ impl Pair {
         is_on(&spoke, &["h1", "h2"]).await;
         Self { spoke, first, second }
     }
+
+    /// The same, but the first session is kept by its hub, `h`.
+    async fn with_one_kept(hub: &BrokenHub, spoke: spoke::Builder) -> Self {
+        let spoke = spoke.spawn().expect("valid settings");
+        let mut first = hub.accept().await;
+        first.hello().await;
+        first.welcome("s").await;
+        let (id, _) = first.registers().await;
+        first.confirms(&id, "h", None).await;
+        first.send(encode::hubs(2)).await;
+        let mut second = hub.accept().await;
+        let (id, _) = second.registers().await;
+        second.confirms(&id, "h2", None).await;
+        second.send(encode::hubs(3)).await;
+        is_on(&spoke, &["h", "h2"]).await;
+        Self { spoke, first, second }
+    }
 }
 
 // === impl Script ===
@@ -113,6 +133,16 @@ impl Script {
         self.confirms(&id, hub, None).await;
     }
 
+    /// Waits for a ping, and answers it.
+    async fn is_pinged(&mut self) {
+        loop {
+            let message = timeout(SOON, self.0.next()).await.expect("a ping in time");
+            if let Message::Ping(_) = message.expect("open").expect("read") {
+                return self.0.flush().await.expect("answered");
+            }
+        }
+    }
+
     pub(crate) async fn closes(&mut self, code: u16) {
         let frame = CloseFrame {
             code: code.into(),
@@ -142,6 +172,34 @@ async fn busy(hub: &BrokenHub, gate: &Gate) -> (Spoke, Script) {
 
 fn text(hub: &BrokenHub) -> spoke::Builder {
     Spoke::builder(&hub.url).token("alk_test").name("text").instance_id("i")
+}
+
+/// `text.ticks`, which says nothing and does not end.
+fn endless() -> Operation {
+    Operation::subscription("text.ticks", |(): ()| {
+        futures::stream::pending::<Result<u32, Failure>>()
+    })
+}
+
+/// The connection of a session that its hub keeps is lost, and the next hub says that nobody has the session.
+async fn is_found_to_be_lost(hub: &BrokenHub, script: Script) {
+    drop(script);
+    let mut back = hub.accept().await;
+    assert!(back.hello().await.resume.is_some());
+    let ended = CallError::new(Code::NotFound, "it has ended");
+    back.send(encode::refused(&ended, None)).await;
+    assert!(!back.says_goodbye().await);
+}
+
+/// Waits until a spoke runs this many calls.
+async fn runs(spoke: &Spoke, calls: usize) {
+    let waiting = async {
+        while spoke.running() != calls {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = timeout(AT_ONCE, waiting).await;
+    assert!(waited.is_ok(), "{} run, not {calls}", spoke.running());
 }
 
 /// Waits until a spoke is connected to these hubs.
@@ -237,6 +295,84 @@ async fn a_spoke_that_ends_does_not_wait_long_for_the_one_of_its_sessions_that_i
     let ((), ended) = tokio::join!(ends, ended);
 
     assert!(ended.is_ok(), "it waits for 10 s where a hub is there and silent");
+}
+
+/// It answers pings, of which there is one every two seconds while the spoke waits for it.
+#[tokio::test]
+async fn a_spoke_that_ends_waits_for_a_slow_hub_though_the_other_one_is_done() {
+    let (hub, gate) = (BrokenHub::start().await, Gate::new());
+    let Pair {
+        spoke,
+        mut first,
+        mut second,
+    } = Pair::start(&hub, text(&hub).operation(gate.operation(1))).await;
+
+    let ends = async {
+        second.is_withdrawn("h2").await;
+        let (id, _) = first.registers().await;
+        for _ in 0..2 {
+            first.is_pinged().await;
+        }
+        // It was sent before the withdrawal came.
+        first.call("r1", "text.wait", "null").await;
+        gate.run(1).await;
+        first.confirms(&id, "h1", None).await;
+        gate.go_on.add_permits(1);
+        let answer = first.frame().await;
+        assert!(matches!(answer, Frame::Responded { .. }), "{answer:?}");
+        tokio::join!(first.says_goodbye(), second.says_goodbye())
+    };
+    let (goodbyes, ()) = tokio::join!(ends, spoke.shutdown());
+    assert_eq!(goodbyes, (true, true));
+}
+
+/// When a hub was killed, the others may say at once that nobody has its sessions. They take its calls for lost much
+/// later.
+#[tokio::test]
+async fn what_runs_when_a_session_is_found_to_be_lost_is_answered_over_the_other_one() {
+    let (hub, gate) = (BrokenHub::start().await, Gate::new());
+    let Pair {
+        spoke,
+        mut first,
+        mut second,
+    } = Pair::with_one_kept(&hub, text(&hub).operation(gate.operation(1)).operation(endless())).await;
+    first.call("r1", "text.wait", "null").await;
+    gate.run(1).await;
+    first.call("r2", "text.ticks", "null").await;
+    runs(&spoke, 2).await;
+
+    is_found_to_be_lost(&hub, first).await;
+    runs(&spoke, 1).await;
+    gate.go_on.add_permits(1);
+
+    // Pings keep it company.
+    let answer = timeout(SOON, second.frame()).await.expect("an answer in time");
+    assert!(matches!(answer, Frame::Responded { .. }), "{answer:?}");
+    let mut anew = hub.accept().await;
+    let (id, _) = anew.registers().await;
+    anew.confirms(&id, "h3", None).await;
+    is_on(&spoke, &["h3", "h2"]).await;
+}
+
+/// No hub takes the rest of a stream, so there is nothing to wait for.
+#[tokio::test]
+async fn a_session_that_is_found_to_be_lost_is_registered_again_at_once_if_only_streams_run() {
+    let hub = BrokenHub::start().await;
+    let Pair {
+        spoke,
+        mut first,
+        second: _second,
+    } = Pair::with_one_kept(&hub, text(&hub).operation(endless())).await;
+    first.call("r1", "text.ticks", "null").await;
+    runs(&spoke, 1).await;
+
+    is_found_to_be_lost(&hub, first).await;
+    let mut anew = timeout(AT_ONCE, hub.accept()).await.expect("it does not wait");
+
+    let (id, _) = anew.registers().await;
+    anew.confirms(&id, "h3", None).await;
+    is_on(&spoke, &["h3", "h2"]).await;
+    assert_eq!(spoke.running(), 0);
 }
 
 /// A spoke with one session, which its hub keeps and which runs a call.

@@ -27,7 +27,7 @@ fn registering(wire: &Wire) -> Vec<Spoken> {
 }
 
 /// The hubs of a spoke's sessions, that of the first one first.
-fn hubs(cluster: &Cluster, spoke: &Spoke) -> Result<[usize; 2]> {
+pub(crate) fn hubs(cluster: &Cluster, spoke: &Spoke) -> Result<[usize; 2]> {
     let place = |id: &String| cluster.hubs.iter().position(|hub| hub.hub_id().as_str() == id);
     let places: Vec<usize> = spoke.hubs().iter().filter_map(place).collect();
     places.try_into().ok().context("two sessions")

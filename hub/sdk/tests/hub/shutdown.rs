@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_sdk::{Failure, Operation};
-use alkhub_test_support::until;
-use anyhow::Result;
+use alkhub_sdk::{Failure, Operation, Spoke, spoke};
+use alkhub_test_support::{Proxy, until};
+use alkhub_tests::cluster::Cluster;
+use alkhub_tests::http::Http;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::stage::{Stage, soon};
+use crate::load::address;
+use crate::pair::hubs;
+use crate::stage::{Stage, soon, upper};
+use crate::two::{is_on, waits};
 
 /// `text.wait`, which tells when it has begun, and ends when told to.
 fn held(began: &Arc<Notify>, release: &Arc<Notify>) -> Operation {
@@ -114,5 +119,71 @@ async fn a_shutdown_does_not_wait_for_a_call_whose_hub_does_not_come_back() -> R
     // Half of the time that the session, and a shutdown with a hub, would wait.
     let ended = timeout(Duration::from_secs(15), spoke.shutdown()).await;
     assert!(ended.is_ok(), "nobody can be answered");
+    Ok(())
+}
+
+/// A link to each of two hubs, what spreads connections over them, and a spoke that goes there.
+async fn linked(cluster: &Cluster) -> Result<(Proxy, [Proxy; 2], spoke::Builder)> {
+    let links = [
+        Proxy::start(address(cluster, 0)).await?,
+        Proxy::start(address(cluster, 1)).await?,
+    ];
+    let front = Proxy::start(links[0].address().to_string()).await?;
+    front.spread_over(links.iter().map(|link| link.address().to_string()));
+    let spoke = Spoke::builder(format!("http://{}", front.address())).token(cluster.admin());
+    Ok((front, links, spoke.name("text")))
+}
+
+/// Its link stays open, and nothing passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_waits_only_briefly_for_a_hub_whose_death_was_not_noticed_if_the_other_one_lives() -> Result<()> {
+    let cluster = Cluster::joined(2, true).await?;
+    let (_front, links, spoke) = linked(&cluster).await?;
+    let spoke = spoke.operation(Operation::query("text.upper", upper)).start().await?;
+    is_on(&spoke, 2).await;
+    let [first, _] = hubs(&cluster, &spoke)?;
+
+    links[first].hold();
+    let ended = timeout(Duration::from_secs(6), spoke.shutdown()).await;
+
+    // Two seconds until the silence counts, and two for the close.
+    assert!(ended.is_ok(), "the silence of a socket is noticed after eight seconds");
+    Ok(())
+}
+
+/// Each session takes one of two calls, whose caller is on the hub that lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hub_whose_death_was_not_noticed_has_not_taken_is_answered_over_the_other_one_at_the_end() -> Result<()>
+{
+    let cluster = Cluster::joined(2, true).await?;
+    let (front, links, spoke) = linked(&cluster).await?;
+    let (began, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let spoke = spoke.concurrency(2).operation(waits(&began, &go_on)).start().await?;
+    is_on(&spoke, 2).await;
+    let [first, second] = hubs(&cluster, &spoke)?;
+    cluster.shows(second, "\nalkhub_spoke_instances_known 2\n").await;
+    let (http, input) = (Http::new(cluster.url(second), cluster.admin()), json!(7));
+
+    let ends = async {
+        soon("both run", began.acquire_many(2)).await.expect("open").forget();
+        links[first].hold();
+        // Nor does it come back to its session.
+        front.lead_to(links[first].address().to_string());
+        go_on.add_permits(2);
+        until("both have ended", || async {
+            match spoke.running() {
+                0 => Ok(()),
+                calls => Err(format!("{calls} run")),
+            }
+        })
+        .await;
+        spoke.shutdown().await;
+    };
+    let calls = async { tokio::join!(http.call("text.wait", &input), http.call("text.wait", &input)) };
+    let ((one, two), ()) = soon("both are answered", async { tokio::join!(calls, ends) }).await;
+
+    for answer in [one?, two?] {
+        ensure!(answer.status == 200 && answer.body["data"] == 7, "{answer:?}");
+    }
     Ok(())
 }
