@@ -48,6 +48,8 @@ until_it() {
 stop_hub() { kill -TERM "$hub"; wait "$hub" || failed "the hub ended badly" "$folder/hub"; hub=; }
 start_hub() {
   [ -z "$hub" ] || stop_hub
+  # Not left to the new one: until it has emptied the file, the one before seems to be ready.
+  : >"$folder/hub"
   "$@" >"$folder/hub" 2>&1 & hub=$!
   until_it "was ready" "$folder/hub" "$hub" grep -q 'Ctrl-C stops' "$folder/hub"
 }
