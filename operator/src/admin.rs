@@ -8,7 +8,6 @@
 //!   by then another operator may lead.
 //! - The other end is a tenant's program (`spec.image`). It cannot redirect this process anywhere, and no more of an
 //!   answer is kept than a real hub could have to say, counted in bytes and in what they become in memory.
-//!   than a hub could have to say, in bytes and in what these become in memory.
 
 mod reported;
 

@@ -16,8 +16,8 @@
 //!   change together.
 //! - A Hub that was refused, or that cannot be applied, is observed like any other: its pods keep running as they were
 //!   last applied, and its Spokes are declared, suspended and ended there.
-//!   applied, and its Spokes are declared, suspended and ended there.
 
+mod answers;
 mod apply;
 mod auths;
 mod autoscaler;
@@ -50,6 +50,7 @@ use std::time::Duration;
 use alkhub_crds::Hub;
 use kube::ResourceExt as _;
 
+use self::answers::AnsweredOrders;
 pub(crate) use self::auths::Auths;
 pub(crate) use self::autoscaler::Foreigners;
 pub(crate) use self::door::door;
@@ -106,7 +107,9 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
         orders::stand_in(&ctx, &hub).await;
         let sight = see(&ctx, &hub, status::running(&ctx, &hub)).await;
         status::paused(&ctx, &hub, &sight).await?;
-        return Ok(Reconciled::Valid(ctx.options.poll_interval));
+        // A pod that somebody wants empty is told so repeatedly, and may be waited for.
+        let look = poll::interval(sight.pods.as_ref(), ctx.options.poll_interval);
+        return Ok(Reconciled::Valid(look));
     }
     let ended = carry_out(&ctx, &hub).await;
     let pods = match &ended {
@@ -158,6 +161,7 @@ pub(crate) async fn panicked(hub: Arc<Hub>, ctx: Arc<Context>, error: Error) -> 
         pods: status::running(&ctx, &hub),
         poll: poll.unwrap_or_else(poll::none),
         figures: status::figures(&ctx, &hub),
+        answers: AnsweredOrders::of(&ctx, &hub),
         problem: None,
     };
     status::failed(&ctx, &hub, &error, false, &sight).await
@@ -170,6 +174,7 @@ async fn see(ctx: &Context, hub: &Hub, pods: Option<status::Pods>) -> status::Si
         pods,
         poll,
         figures: status::figures(ctx, hub),
+        answers: AnsweredOrders::of(ctx, hub),
         problem,
     }
 }

@@ -303,20 +303,24 @@ async fn timed<K: Object, T>(
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, Error> {
     let kind = || K::kind(&()).into_owned();
-    match tokio::time::timeout_at(deadline, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(Error::Kubernetes {
-            verb,
-            kind: kind(),
-            name: name.to_owned(),
-            source: Box::new(source),
-        }),
-        Err(_) => Err(Error::Timeout {
-            verb,
-            kind: kind(),
-            name: name.to_owned(),
-        }),
-    }
+    let answer = tokio::select! {
+        // After this process was suspended, the deadline is seen before the answer.
+        biased;
+        () = tokio::time::sleep_until(deadline) => {
+            return Err(Error::Timeout {
+                verb,
+                kind: kind(),
+                name: name.to_owned(),
+            });
+        }
+        answer = request => answer,
+    };
+    answer.map_err(|source| Error::Kubernetes {
+        verb,
+        kind: kind(),
+        name: name.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// Whether a resource is being deleted.
@@ -328,5 +332,24 @@ pub(crate) trait Going {
 impl<K: Object> Going for K {
     fn meta_is_going(&self) -> bool {
         self.meta().deletion_timestamp.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_read_after_the_deadline_does_not_count() {
+        let ask = async |deadline| timed::<Pod, _>("get", "demo", deadline, std::future::ready(Ok(()))).await;
+        let past = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+
+        let (late, in_time) = (ask(past).await, ask(Instant::now() + LIMIT).await);
+
+        assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
+        assert!(in_time.is_ok(), "{in_time:?}");
     }
 }

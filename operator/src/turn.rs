@@ -102,12 +102,15 @@ pub(crate) fn error_policy<K: Object>(object: Arc<K>, error: &Error, context: Ar
         // Either the term is over and nothing runs again, or a renewal was late and the gate will open again.
         return Action::requeue(jittered(SHUT));
     }
-    let delay = context.failures.failed(&object.uid().unwrap_or_default());
-    let delay = match context.polls.of(&object.uid().unwrap_or_default()) {
+    let uid = object.uid().unwrap_or_default();
+    let delay = context.failures.failed(&uid);
+    let delay = match context.polls.of(&uid) {
         // A Hub that has pods is looked at once per interval, however often applying it fails.
         Some(poll) if poll.key.is_some() => delay.min(jittered(context.options.poll_interval)),
         _ => delay,
     };
+    // What hubs are told while they drain lapses unless it is repeated.
+    let delay = context.steps.tells_in(&uid).map_or(delay, |again| delay.min(again));
     let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));
     if error.is_namespace_going() {
         tracing::debug!(kind = %K::kind(&()), object.name = object.name_any(), "its namespace is being deleted");

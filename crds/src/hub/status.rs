@@ -80,6 +80,10 @@ pub struct HubStatus {
     /// at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<HubBalance>,
+    /// The value of the annotation `alkhub.dev/rebalance` that the hubs were last told: `balance` and `hubPods` show
+    /// what was seen after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance_order: Option<String>,
     /// The pods that are there, by name. What they hold is brought up to date every 15 s at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
@@ -155,4 +159,8 @@ pub struct HubPod {
     /// Sessions on it whose connection is lost and whose peer may come back; absent while that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnecting: Option<i64>,
+    /// The value of the pod's annotation `alkhub.dev/drain`, once what is said of the pod was seen after that was
+    /// written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_order: Option<String>,
 }

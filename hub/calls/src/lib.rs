@@ -44,7 +44,6 @@ pub mod roster;
 mod session;
 
 pub use admission::prepared::PreparedCall;
-pub use alkhub_hub_cluster::NotSent;
 pub use alkhub_queue::{Full, Limits, WrongCount};
 pub use assembly::Parts;
 pub use caller::{Caller, SpokePolicy};

@@ -109,11 +109,10 @@ impl SpecMetrics {
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, Error> {
-        let calls = IntCounterVec::new(
-            Opts::new(
-                "alkhub_calls_total",
-                "Calls that ended on the hub of their caller, by operation and code; `OK` without error.",
-            ),
+        let calls = counters(
+            registry,
+            "alkhub_calls_total",
+            "Calls that ended on the hub of their caller, by operation and code; `OK` without error.",
             &["operation", "code"],
         )?;
         let seconds = HistogramVec::new(
@@ -124,24 +123,19 @@ impl Metrics {
             .buckets(BUCKETS.to_vec()),
             &["operation"],
         )?;
-        let relayed = IntCounterVec::new(
-            Opts::new(
-                "alkhub_relay_messages_total",
-                "Messages between hubs about calls, by direction: sent or received.",
-            ),
+        registry.register(Box::new(seconds.clone()))?;
+        let relayed = counters(
+            registry,
+            "alkhub_relay_messages_total",
+            "Messages between hubs about calls, by direction: sent or received.",
             &["direction"],
         )?;
-        let registrations = IntCounterVec::new(
-            Opts::new(
-                "alkhub_registrations_total",
-                "Operations that spokes offered to this hub, by result: accepted or rejected.",
-            ),
+        let registrations = counters(
+            registry,
+            "alkhub_registrations_total",
+            "Operations that spokes offered to this hub, by result: accepted or rejected.",
             &["result"],
         )?;
-        registry.register(Box::new(calls.clone()))?;
-        registry.register(Box::new(seconds.clone()))?;
-        registry.register(Box::new(relayed.clone()))?;
-        registry.register(Box::new(registrations.clone()))?;
         let gauge = |name, help| gauge(registry, name, help);
         let counter = |name, help| counter(registry, name, help);
         Ok(Self {
@@ -292,6 +286,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Er
     let counter = IntCounter::new(name, help)?;
     registry.register(Box::new(counter.clone()))?;
     Ok(counter)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
 }
 
 #[cfg(test)]

@@ -81,6 +81,9 @@ pub trait Closeable: fmt::Debug + Send + Sync {
     /// and begin nothing that others can do. It may stay if that does not happen soon.
     fn let_go(&self) {}
 
+    /// The hub gives its connections away no more: take [`Closeable::let_go`] back, unless the end is decided.
+    fn let_stay(&self) {}
+
     /// Whether its peer was asked to move and has not done so yet.
     fn is_moving(&self) -> bool {
         false

@@ -8,7 +8,6 @@ use axum::extract::{FromRef, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Router, middleware};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Uri};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -16,12 +15,11 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::edge::Edge;
 use crate::endpoint::{Endpoint, RouteScope};
 use crate::error::ApiError;
-use crate::header::{LAST_EVENT_ID, METADATA, PARENT, REQUEST_ID, TIMEOUT};
+use crate::header;
 use crate::key_holder::KeyHolder;
 use crate::metrics::EdgeMetrics;
 use crate::query::QueryParameters;
 use crate::request;
-use crate::trace::TRACEPARENT;
 
 /// How many characters of a path are repeated in an answer, at most.
 const SHOWN: usize = 200;
@@ -89,17 +87,8 @@ fn cors(origins: &[Origin]) -> Option<CorsLayer> {
         CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers([
-                AUTHORIZATION,
-                CONTENT_TYPE,
-                REQUEST_ID,
-                TRACEPARENT,
-                TIMEOUT,
-                METADATA,
-                PARENT,
-                LAST_EVENT_ID,
-            ])
-            .expose_headers([REQUEST_ID, RETRY_AFTER]),
+            .allow_headers(header::sent_by_pages())
+            .expose_headers(header::READ_BY_PAGES),
     )
 }
 

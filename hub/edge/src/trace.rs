@@ -7,10 +7,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::header::only;
-
-/// W3C trace context.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use crate::header::{TRACEPARENT, only};
 
 struct Headers<'a>(&'a HeaderMap);
 

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::Names;
 use crate::error::Error;
+
+/// What took this hub's link may have taken those of the others, which try again every 5 s at the latest: so long after
+/// a loss nobody needs to be listening yet.
+const RETURNING: Duration = Duration::from_secs(8);
 
 /// Two connections that live and end together.
 pub struct Incarnation {
@@ -19,6 +24,7 @@ pub struct Incarnation {
     commands: MultiplexedConnection,
     teardown: Teardown,
     timeout: Duration,
+    began: Instant,
 }
 
 /// Ends an incarnation; if there are several reasons, the first one is kept.
@@ -51,7 +57,13 @@ impl Incarnation {
             commands,
             teardown,
             timeout,
+            began: Instant::now(),
         }
+    }
+
+    /// Whether the link was away until just now, so that other hubs may still be on their way back.
+    pub(crate) fn is_just_back(&self) -> bool {
+        self.number > 1 && self.began.elapsed() < RETURNING
     }
 
     /// Sends a command and reads its answer. If no answer comes in time, the incarnation ends.

@@ -189,11 +189,12 @@ impl Publishing {
         }
         match incarnation.query_all(&pipeline).await {
             Ok(answers) => {
+                let is_just_back = incarnation.is_just_back();
                 let mut commands = batch.drain(..);
                 for (size, answer) in sizes.into_iter().zip(answers) {
                     let receivers = incarnation.read(answer);
                     for command in commands.by_ref().take(size) {
-                        command.answered(&receivers, hubs);
+                        command.answered(&receivers, is_just_back, hubs);
                     }
                 }
             }
@@ -222,8 +223,8 @@ impl PublishCommand {
         self.hub().is_some() && self.hub() == other.hub()
     }
 
-    /// Redis has answered how many received it.
-    fn answered(self, receivers: &Result<i64, Error>, hubs: &dyn HubReceiver) {
+    /// Redis has answered how many received it. If the link `is_just_back`, others may not listen yet.
+    fn answered(self, receivers: &Result<i64, Error>, is_just_back: bool, hubs: &dyn HubReceiver) {
         match (receivers, self.to) {
             (Ok(_), Recipient::Channel(_, waiter)) => drop(waiter.send(Ok(()))),
             (Ok(1..), Recipient::Hub(_)) => hubs.delivered(),
@@ -231,6 +232,7 @@ impl PublishCommand {
                 hub,
                 message: self.message,
                 delivered: Delivered::No,
+                nobody_listens: receivers.is_ok() && !is_just_back,
             }),
             (Err(source), Recipient::Channel(_, waiter)) => drop(waiter.send(Err(Unconfirmed {
                 delivered: Delivered::No,
@@ -247,7 +249,50 @@ impl PublishCommand {
                 hub,
                 message: self.message,
                 delivered,
+                nobody_listens: false,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Notes of each message that comes back whether nobody listens.
+    #[derive(Debug, Default)]
+    struct Returns(Mutex<Vec<bool>>);
+
+    impl HubReceiver for Returns {
+        fn relayed(&self, _: Bytes) {}
+
+        fn directory_changed(&self, _: Bytes) {}
+
+        fn keys_changed(&self, _: Bytes) {}
+
+        fn delivered(&self) {}
+
+        fn undelivered(&self, undelivered: Undelivered) {
+            self.0.lock().push(undelivered.nobody_listens);
+        }
+    }
+
+    #[test]
+    fn nobody_listens_only_where_redis_says_so_and_this_hub_was_not_away_itself() {
+        let returns = Returns::default();
+        let command = || PublishCommand {
+            message: Bytes::new(),
+            to: Recipient::Hub("b".parse().expect("an id")),
+        };
+
+        command().answered(&Ok(0), false, &returns);
+        command().answered(&Ok(0), true, &returns);
+        command().answered(&Err(Error::Full), false, &returns);
+        command().fail(Delivered::No, Error::Full, &returns);
+        command().answered(&Ok(1), false, &returns);
+
+        assert_eq!(*returns.0.lock(), [true, false, false, false]);
     }
 }

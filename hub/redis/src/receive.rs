@@ -78,6 +78,9 @@ pub struct Undelivered {
     /// `No`: nobody received it. `Maybe`: the link broke while it was on its way, as
     /// [`LinkState::Down`](crate::LinkState) showed.
     pub delivered: Delivered,
+    /// Whether it came back because nobody listens for that hub, which is then dead or has lost its own link. Never
+    /// said when the link of this hub has just come back: then others may not listen yet.
+    pub nobody_listens: bool,
 }
 
 /// Stands in for a receiver that was not given: nothing is subscribed, and whatever arrives is dropped.

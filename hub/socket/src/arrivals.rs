@@ -96,6 +96,13 @@ impl ComingSessions {
         }
     }
 
+    /// The claim that was sent to a hub has come back.
+    pub(crate) fn returned(&self, claim: u64, hub: &HubId, nobody_listens: bool) {
+        if let Some(claim) = self.sockets.claims().returned(claim, hub, nobody_listens) {
+            self.nobody_has(claim);
+        }
+    }
+
     /// A hub answers that it has the session but its peer cannot have it; or that the session is on its way from there,
     /// in which case it may be available where it goes.
     pub(crate) fn refused(&self, claim: u64, hub: &HubId, error: CallError) {

@@ -3,12 +3,12 @@
 //! Invariants
 //! - A peer that is let go gets no new call that anybody else can take, and is closed (1001) once none of its calls,
 //!   and none of those that it runs, is under way. If that does not happen within a minute, it stays, and may be chosen
-//!   again.
+//!   again. All of them stay when the hub is not to give its connections away any more.
 //! - A peer with a session that outlives its connection is not let go: the close would end the session.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_balance::{Balance, Decision, Membership, Movable, Move, Order, Own, Rule, Upgrade};
@@ -24,7 +24,7 @@ use crate::metrics::BalanceMetrics;
 /// The WebSockets of a hub, as the balancer sees them.
 pub(crate) struct OpenSockets<'a> {
     pub(crate) count: usize,
-    /// All of them; called only when some are to be asked to go.
+    /// All of them; called only when some are to be told something.
     pub(crate) all: &'a dyn Fn() -> Vec<Arc<dyn Closeable>>,
 }
 
@@ -48,6 +48,8 @@ pub(crate) struct Balancer {
     urls: Mutex<HashMap<Arc<str>, String>>,
     /// How many hubs take connections, by the last look that knew.
     hubs: AtomicU32,
+    /// Whether all peers were to go at the last look.
+    draining: AtomicBool,
     /// All hubs, as the last look had them.
     membership: Mutex<Option<Arc<Membership>>>,
     metrics: BalanceMetrics,
@@ -67,6 +69,7 @@ impl Balancer {
             leaving: Arc::default(),
             urls: Mutex::default(),
             hubs: AtomicU32::new(1),
+            draining: AtomicBool::new(false),
             membership: Mutex::default(),
             metrics: BalanceMetrics::new(registry)?,
         })
@@ -96,6 +99,13 @@ impl Balancer {
         }
     }
 
+    /// Lets the peers that were let go stay if the hub drains no more.
+    fn take_back(&self, open: &OpenSockets<'_>, draining: bool) {
+        if self.draining.swap(draining, Ordering::AcqRel) && !draining {
+            (open.all)().iter().for_each(|socket| socket.let_stay());
+        }
+    }
+
     fn is_fresh(&self, membership: &Membership) -> bool {
         self.now() <= membership.read_at + Rule::default().fresh
     }
@@ -110,6 +120,7 @@ impl Balancer {
         beside: impl Fn(&str) -> Option<HubId>,
     ) {
         self.count_hubs(open, membership);
+        self.take_back(open, stance.draining);
         *self.membership.lock() = Some(Arc::new(membership.clone()));
         if !stance.balances && !stance.draining {
             self.balance.lock().pause(self.now());

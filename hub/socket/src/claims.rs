@@ -6,7 +6,7 @@
 //! Invariants
 //! - A claim ends once: with the session, with a final refusal, or when every hub has said that it does not have the
 //!   session, is gone, or has not answered within [`PATIENCE`]. If a living hub could not be asked, or has not
-//!   answered, the peer is told to try again.
+//!   answered, the peer is told to try again ([`crate::asked_hubs`]).
 //! - A hub that says that the session is on its way from there ends no claim: the hub that the session goes to has put
 //!   the claim aside.
 //! - When a hub asks for a session for which this hub is asking itself, it is answered once that has ended: the later
@@ -15,11 +15,11 @@
 //!   Until that hub has answered, this hub tells nobody that there is no such session.
 //! - A claim counts as coming from when it is made until the session that it brings has its place ([`ComingGuard`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_calls::{Moves, NotSent, SessionMessage};
+use alkhub_calls::{Moves, SessionMessage};
 use alkhub_edge::Key;
 use alkhub_protocol::frame::session::ResumeRequest;
 use alkhub_protocol::{CallError, HubId};
@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::asked_hubs::AskedHubs;
 use crate::coming::{Coming, ComingGuard};
 use crate::handover::ClaimId;
 use crate::resumable::{self, Claimed, Taker, digest};
@@ -78,11 +79,7 @@ pub(crate) struct SessionClaim {
     pub(crate) others: Vec<Asked>,
     digest: Arc<str>,
     received: u64,
-    waits_for: HashSet<HubId>,
-    /// The error for the peer if no hub gives the session but one may have it.
-    unsure: Option<CallError>,
-    /// Hubs that were asked again because messages to them were lost.
-    repeated: HashSet<HubId>,
+    hubs: AskedHubs,
     until: Instant,
     coming: ComingGuard,
 }
@@ -130,7 +127,7 @@ impl Claims {
         };
         let mut claim = SessionClaim {
             received: request.received,
-            waits_for: hubs.iter().cloned().collect(),
+            hubs: AskedHubs::new(&hubs),
             until: Instant::now() + PATIENCE,
             ..SessionClaim::new(wanted, digest, taker, self.coming.enter())
         };
@@ -141,7 +138,7 @@ impl Claims {
             for hub in &hubs {
                 claim.ask(moves, hub);
             }
-            if claim.waits_for.is_empty() {
+            if claim.hubs.are_done() {
                 claim.until = Instant::now();
             }
             list.claims.insert(claim.number, claim);
@@ -160,8 +157,8 @@ impl Claims {
         let mut list = self.list.lock();
         list.unanswered.answered(number, hub);
         let claim = list.claims.get_mut(&number)?;
-        claim.waits_for.remove(hub);
-        if claim.waits_for.is_empty() {
+        claim.hubs.answered(hub);
+        if claim.hubs.are_done() {
             list.claims.remove(&number)
         } else {
             None
@@ -170,10 +167,26 @@ impl Claims {
 
     /// A hub had the session, which may be available where it is going; returns the claim if it waits for no other hub.
     pub(crate) fn deferred(&self, number: u64, hub: &HubId, error: CallError) -> Option<SessionClaim> {
-        if let Some(claim) = self.list.lock().claims.get_mut(&number)
-            && claim.waits_for.contains(hub)
-        {
-            claim.unsure = Some(error);
+        if let Some(claim) = self.list.lock().claims.get_mut(&number) {
+            claim.hubs.may_have(hub, error);
+        }
+        self.unknown(number, hub)
+    }
+
+    /// The claim came back from the way to a hub, which has not received it; returns the claim if it waits for no other
+    /// hub. If nobody listens for the hub, it is asked once more a little later; if nobody does then, it is dead.
+    pub(crate) fn returned(&self, number: u64, hub: &HubId, nobody_listens: bool) -> Option<SessionClaim> {
+        if !nobody_listens {
+            return self.deferred(number, hub, resumable::unsure());
+        }
+        let is_asked_again = {
+            let mut list = self.list.lock();
+            let claim = list.claims.get_mut(&number);
+            claim.is_some_and(|claim| claim.hubs.asks_later(hub))
+        };
+        if is_asked_again {
+            self.changed.notify_one();
+            return None;
         }
         self.unknown(number, hub)
     }
@@ -205,42 +218,43 @@ impl Claims {
         let lives = moves.others().contains(hub);
         let mut list = self.list.lock();
         list.unanswered.lost(hub);
-        for claim in list.claims.values_mut().filter(|claim| claim.waits_for.contains(hub)) {
-            if lives && claim.repeated.insert(hub.clone()) {
+        for claim in list.claims.values_mut() {
+            if claim.hubs.lost(hub, lives) {
                 claim.ask(moves, hub);
-            } else {
-                if lives {
-                    claim.unsure = Some(resumable::unsure());
-                }
-                claim.waits_for.remove(hub);
             }
         }
-        let over = list.claims.iter().filter(|(_, claim)| claim.waits_for.is_empty());
+        let over = list.claims.iter().filter(|(_, claim)| claim.hubs.are_done());
         let over: Vec<u64> = over.map(|(number, _)| *number).collect();
         over.into_iter()
             .filter_map(|number| list.claims.remove(&number))
             .collect()
     }
 
-    /// The claims that have run out of time. Those that a hub has not answered are kept for that hub.
-    pub(crate) fn take_expired(&self) -> Vec<SessionClaim> {
+    /// Asks hubs again for which it is time. Returns the claims that have run out of time, or wait for no hub any more;
+    /// those that a hub has not answered are kept for that hub.
+    pub(crate) fn take_expired(&self, moves: &Moves) -> Vec<SessionClaim> {
         let now = Instant::now();
         let mut list = self.list.lock();
         let List { claims, unanswered, .. } = &mut *list;
         unanswered.expire();
-        let over = claims.extract_if(|_, claim| claim.until <= now);
+        for claim in claims.values_mut() {
+            for hub in claim.hubs.take_due(now) {
+                claim.ask(moves, &hub);
+            }
+        }
+        let over = claims.extract_if(|_, claim| claim.until <= now || claim.hubs.are_done());
         over.map(|(number, mut claim)| {
-            if !claim.waits_for.is_empty() {
-                claim.unsure.get_or_insert_with(resumable::unsure);
-                let waits_for = std::mem::take(&mut claim.waits_for);
-                unanswered.add(number, &claim.digest, waits_for, claim.wanted.clone());
+            let silent = claim.hubs.give_up();
+            if !silent.is_empty() {
+                unanswered.add(number, &claim.digest, silent, claim.wanted.clone());
             }
             claim
         })
         .collect()
     }
 
-    /// Waits until a claim runs out of time, or has been kept for long enough. Dropping the future loses nothing.
+    /// Waits until a claim runs out of time, has been kept for long enough, or is to be repeated. Dropping the future
+    /// loses nothing.
     pub(crate) async fn expiry(&self) {
         loop {
             let changed = self.changed.notified();
@@ -282,12 +296,12 @@ impl Claims {
 impl List {
     /// Removes the claim if it waits for the hub.
     fn take(&mut self, number: u64, hub: &HubId) -> Option<SessionClaim> {
-        let waits = self.claims.get(&number)?.waits_for.contains(hub);
+        let waits = self.claims.get(&number)?.hubs.wait_for(hub);
         if waits { self.claims.remove(&number) } else { None }
     }
 
     fn next_expiry(&self) -> Option<Instant> {
-        let ends = self.claims.values().map(|claim| claim.until);
+        let ends = self.claims.values().map(|claim| claim.hubs.due_by(claim.until));
         ends.chain(self.unanswered.next_expiry()).min()
     }
 }
@@ -304,9 +318,7 @@ impl SessionClaim {
             others: Vec::new(),
             digest,
             received: 0,
-            waits_for: HashSet::new(),
-            unsure: None,
-            repeated: HashSet::new(),
+            hubs: AskedHubs::default(),
             until: Instant::now(),
             coming,
         }
@@ -317,7 +329,8 @@ impl SessionClaim {
         &self.digest
     }
 
-    /// Asks a hub for the session. A hub that cannot be asked is not waited for.
+    /// Asks a hub for the session. A hub that cannot be asked is not waited for, but may have it: that there is no way
+    /// to it now says nothing about it.
     fn ask(&mut self, moves: &Moves, hub: &HubId) {
         let message = SessionMessage::Claim {
             claim: self.number,
@@ -325,17 +338,14 @@ impl SessionClaim {
             received: self.received,
             key: self.wanted.key.id.to_string(),
         };
-        if let Err(not_asked) = moves.ask(hub, message) {
-            if not_asked != NotSent::Unreachable {
-                self.unsure = Some(resumable::unsure());
-            }
-            self.waits_for.remove(hub);
+        if moves.say(hub, message).is_err() {
+            self.hubs.may_have(hub, resumable::unsure());
         }
     }
 
     /// The error for the peer if a hub that has not given the session may have it.
     pub(crate) fn unsure(&self) -> Option<CallError> {
-        self.unsure.clone()
+        self.hubs.unsure()
     }
 
     /// Ends it with an error, which the peer gets unless it is gone; returns what other hubs have asked meanwhile.

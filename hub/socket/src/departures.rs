@@ -224,8 +224,9 @@ fn hand(
         return Err(Box::new(conversation));
     }
     sockets.say(hub, SessionMessage::Whole { tunnel });
-    // The peer is no longer awaited here.
+    // The peer is no longer awaited here, nor connected.
     conversation.set_reconnecting(false);
+    conversation.moved();
     // Calls may have ended while they were being listed.
     let running: HashSet<String> = conversation.legs().into_iter().collect();
     let ended = legs.iter().filter(|leg| !running.contains(leg.as_str()));

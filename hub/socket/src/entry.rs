@@ -203,6 +203,13 @@ impl Closeable for SocketEntry {
         }
     }
 
+    fn let_stay(&self) {
+        // A peer that was asked to move is on its way, or stays where it is.
+        if self.is_leaving() {
+            self.keep();
+        }
+    }
+
     fn ask_to_move(&self, target: Option<&str>) -> bool {
         if !self.departure.is(Mobility::Moves) {
             return false;
@@ -357,6 +364,23 @@ mod tests {
         assert_eq!(leaving.load(Ordering::Acquire), 0);
         assert!(!socket.ask_to_move(None));
         assert_eq!(leaving.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn who_was_let_go_stays_if_told_in_time_and_who_was_asked_to_move_still_is() {
+        let (_, plain, leaving, _outgoing) = socket();
+        plain.set_mobility(Mobility::Plain);
+        let (_, moving, _, _its_outgoing) = socket();
+        plain.let_go();
+        assert!(plain.is_leaving() && leaving.load(Ordering::Acquire) == 1);
+        assert!(moving.ask_to_move(None));
+
+        plain.let_stay();
+        moving.let_stay();
+
+        assert!(!plain.is_leaving() && leaving.load(Ordering::Acquire) == 0);
+        assert!(plain.leaver().is_some(), "it may be let go again");
+        assert!(moving.is_moving());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | `spoke`, `subscriptions`, `tickets`, `pending` | what one peer has under way |
 //! | `held` | what waits until its peer has read what came before |
 //! | `session`, `resumable`, `waiting` | what outlives a connection, and how its peer comes back to it |
-//! | `moves`, `claims`, `coming`, `unanswered`, `arrivals`, `departures`, `handover`, `tunnel`, `left` | the same from one hub to another |
+//! | `moves`, `claims`, `asked_hubs`, `coming`, `unanswered`, `arrivals`, `departures`, `handover`, `tunnel`, `left` | the same from one hub to another |
 //! | `entry`, `times`, `mobility`, `clock` | the socket among what is open, its times, whether it is to go, and the one beat of all |
 //! | `door`, `balancer` | which peers this hub takes, and which it lets go for other hubs |
 //!
@@ -26,6 +26,7 @@
 //! `events`.
 
 mod arrivals;
+mod asked_hubs;
 mod balancer;
 mod claims;
 mod clock;

@@ -42,10 +42,12 @@ async fn attending(sockets: Sockets) {
         tokio::select! {
             event = moves.next() => match event {
                 SessionEvent::Message { from, message } => take(&sockets, &mut arrivals, from, message),
+                SessionEvent::Returned { hub, claim, nobody_listens } => arrivals.returned(claim, &hub, nobody_listens),
                 SessionEvent::Lost { hub } => lost(&sockets, &mut arrivals, &hub),
             },
             () = sockets.claims().expiry() => {
-                sockets.claims().take_expired().into_iter().for_each(|claim| arrivals.nobody_has(claim));
+                let expired = sockets.claims().take_expired(&moves);
+                expired.into_iter().for_each(|claim| arrivals.nobody_has(claim));
             }
             () = until(overdue) => arrivals.end_overdue(),
         }

@@ -188,8 +188,8 @@ impl Sockets {
     }
 
     /// Looks at what all hubs hold, once a second, and lets peers go that are better off elsewhere; all of them while
-    /// the hub drains. Without `server.rebalance`, no peer is let go for the sake of balance, and none is refused for
-    /// it.
+    /// the hub drains. Those that were let go stay when it drains no more. Without `server.rebalance`, no peer is let
+    /// go for the sake of balance, and none is refused for it.
     pub fn rebalance(&self, membership: &Membership, draining: bool) {
         let (edge, balancer) = (self.edge(), &self.0.balancer);
         let beside = |session: &str| self.calls().beside(session);

@@ -115,6 +115,7 @@ fn shown(set: &Set, pod: &Pod) -> HubPod {
         connections: pod.load.map(|load| number(load.connections)),
         in_flight: pod.load.map(|load| number(load.in_flight)),
         reconnecting: pod.load.map(|load| number(load.reconnecting)),
+        drain_order: None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use alkhub_crds::Hub;
 use alkhub_protocol::HubId;
 use alkhub_protocol::admin::{DrainPut, REBALANCE_SECONDS};
-use alkhub_protocol::kubernetes::{DRAIN_LAPSE, REBALANCE};
+use alkhub_protocol::kubernetes::{DRAIN_LAPSE, DRAIN_REQUESTED, REBALANCE};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::error::chain;
 use crate::gate::Shut;
 use crate::hub::door::door;
+use crate::hub::fleet;
 use crate::hub::steps::Order;
 use crate::names::{DRAIN_SINCE, ObjectNames, Part, is_drain_requested};
 
@@ -29,6 +30,8 @@ use crate::names::{DRAIN_SINCE, ObjectNames, Part, is_drain_requested};
 pub(crate) async fn pass_on(ctx: &Context, hub: &Hub) {
     let names = ObjectNames::of(hub);
     let pods = ctx.stores.pods_of(&names, Part::Hub);
+    ctx.steps
+        .keep_asked(&names.uid, pods.iter().filter_map(|pod| order_of(pod)));
     // The step that removes a pod tells the pods that are to go.
     drain(ctx, &names, asked(&pods, false), None).await;
     rebalance(ctx, hub, &names).await;
@@ -51,6 +54,13 @@ fn asked(pods: &[Arc<Pod>], is_going: bool) -> impl Iterator<Item = (&str, &str)
             && pod.metadata.deletion_timestamp.is_none()
     });
     asked.filter_map(|pod| pod.metadata.name.as_deref().zip(pod.metadata.uid.as_deref()))
+}
+
+/// What somebody wants of a pod by the annotation that asks for it to be emptied, with the pod's uid.
+fn order_of(pod: &Pod) -> Option<(&str, &str)> {
+    let order = pod.annotations().get(DRAIN_REQUESTED)?;
+    let uid = pod.metadata.uid.as_deref()?;
+    is_drain_requested(pod).then_some((uid, order.as_str()))
 }
 
 /// Tells the hubs of pods, given by name and uid, to give their connections away: to pods of the revision with this
@@ -77,16 +87,24 @@ pub(crate) async fn drain<'a>(
     }
 }
 
-/// Tells the hub of a pod to keep its connections again.
+/// Tells the hub of a pod to keep its connections again. Returns whether it does: it was told, or drains no more by
+/// itself.
 ///
 /// # Errors
 /// The operator does not lead any more.
-pub(crate) async fn undrain(ctx: &Context, names: &ObjectNames, pod: &str) -> Result<(), Shut> {
-    if let Some((door, hub_id)) = hub_of(ctx, names, pod) {
-        let pass = ctx.kubernetes.gate().pass()?;
-        log(names, pod, door.undrain(pass, &hub_id).await);
-    }
-    Ok(())
+pub(crate) async fn undrain(ctx: &Context, names: &ObjectNames, pod: &fleet::Pod) -> Result<bool, Shut> {
+    let is_told = match hub_of(ctx, names, &pod.name) {
+        Some((door, hub_id)) => {
+            let pass = ctx.kubernetes.gate().pass()?;
+            let told = door.undrain(pass, &hub_id).await;
+            let is_told = told.is_ok();
+            log(names, &pod.name, told);
+            is_told
+        }
+        // After the first report of a term, this is a pod without a hub that could drain.
+        None => ctx.polls.good(&names.uid).is_some(),
+    };
+    Ok(ctx.steps.keeps_connections(&names.uid, &pod.uid, is_told))
 }
 
 /// Passes on an order to rebalance.
@@ -115,7 +133,12 @@ async fn rebalance(ctx: &Context, hub: &Hub, names: &ObjectNames) {
         return;
     };
     match door.rebalance(pass).await {
-        Ok(()) => ctx.steps.keep_order(&names.uid, order),
+        Ok(()) => {
+            ctx.steps.keep_order(&names.uid, order);
+            if let Some(order) = order {
+                ctx.steps.keep_passed(&names.uid, order);
+            }
+        }
         Err(error) => tracing::warn!(
             hub.namespace = names.namespace,
             hub.name = names.hub,

@@ -4,6 +4,8 @@
 //! - One write per reconcile, to exactly the object that was seen; the next step is decided when the cache shows that
 //!   write.
 //! - A pod that is to go is told repeatedly to give its connections away: once nobody repeats it, it keeps them.
+//! - A mark is taken back only after the pod's hub was told to keep its connections, or has had the time to end its
+//!   drain by itself.
 //! - A step that removes pods is decided a second time, on what the API server itself has, and for a Hub that still
 //!   asks for it.
 
@@ -61,7 +63,8 @@ pub(crate) async fn advance(ctx: &Context, hub: &Hub, goal: &Goal, count: i64) -
         again: changes_in.into_iter().chain(unasked).min(),
     };
     let unseen = unseen(ctx, &names);
-    let leaving = leaving(&fleet, goal, unseen.as_ref());
+    let mut step = fleet::step(&fleet, goal);
+    let leaving = leaving(&fleet, goal, unseen.as_ref(), &step);
     let looked_after = leaving.iter();
     ctx.steps.look_after(
         &names.uid,
@@ -72,7 +75,6 @@ pub(crate) async fn advance(ctx: &Context, hub: &Hub, goal: &Goal, count: i64) -
     if unseen.is_some() {
         return Ok(roll_out(true));
     }
-    let mut step = fleet::step(&fleet, goal);
     if matches!(step, Step::Drain(_) | Step::Shrink(_)) {
         confirm(&ctx.kubernetes, hub).await?;
         step = step_now(ctx, &names, goal).await?;
@@ -81,7 +83,7 @@ pub(crate) async fn advance(ctx: &Context, hub: &Hub, goal: &Goal, count: i64) -
         return Ok(roll_out(false));
     }
     match write(ctx, &names, &step).await {
-        Ok(()) => Ok(roll_out(true)),
+        Ok(is_written) => Ok(roll_out(is_written)),
         // The pod, or its ReplicaSet, has gone by itself.
         Err(error) if error.is_not_found() => Err(Error::Stale),
         Err(error) => Err(error),
@@ -112,13 +114,15 @@ pub(crate) fn held(ctx: &Context, names: &ObjectNames) -> Option<HeldPods> {
     }
 }
 
-/// Pods that are to go and whose hubs are to be told so. Leaves out a pod whose last write the cache does not show yet:
-/// its mark may have been taken back.
-fn leaving<'a>(fleet: &'a Fleet, goal: &Goal, unseen: Option<&Written>) -> Vec<&'a fleet::Pod> {
+/// Pods that are to go and whose hubs are to be told so. Leaves out a pod whose mark may have been taken back, since
+/// the cache does not show its last write yet, and one whose mark the next step takes back.
+fn leaving<'a>(fleet: &'a Fleet, goal: &Goal, unseen: Option<&Written>, next: &Step) -> Vec<&'a fleet::Pod> {
     let is_unseen =
         |pod: &fleet::Pod| unseen.is_some_and(|last| last.kind == WrittenKind::Pod && last.name == pod.name);
+    let is_cancelled = |pod: &fleet::Pod| matches!(next, Step::Cancel(kept) if kept.uid == pod.uid);
+    let stays = |set: &fleet::Set, pod: &fleet::Pod| goal.keeps(set, pod) || is_unseen(pod) || is_cancelled(pod);
     let marked = fleet.sets.iter().flat_map(|set| set.here().map(move |pod| (set, pod)));
-    let marked = marked.filter(|(set, pod)| pod.drain.is_some() && !goal.keeps(set, pod) && !is_unseen(pod));
+    let marked = marked.filter(|(set, pod)| pod.drain.is_some() && !stays(set, pod));
     marked.map(|(_, pod)| pod).collect()
 }
 
@@ -171,19 +175,22 @@ fn reported<T>(ctx: &Context, names: &ObjectNames, read: impl FnOnce(Timestamp, 
     Some(read(Timestamp::now() - age, &report.pods))
 }
 
-async fn write(ctx: &Context, names: &ObjectNames, step: &Step) -> Result<(), Error> {
+/// Takes a step; returns whether something was written.
+async fn write(ctx: &Context, names: &ObjectNames, step: &Step) -> Result<bool, Error> {
     match step {
-        Step::Hold => Ok(()),
-        Step::Surge(scale) | Step::Shrink(scale) => self::scale(ctx, names, scale).await,
-        Step::Drain(pod) | Step::Renew(pod) => mark(ctx, names, pod, &marked(Timestamp::now())).await,
+        Step::Hold => return Ok(false),
+        Step::Surge(scale) | Step::Shrink(scale) => self::scale(ctx, names, scale).await?,
+        Step::Drain(pod) | Step::Renew(pod) => mark(ctx, names, pod, &marked(Timestamp::now())).await?,
         Step::Cancel(pod) => {
-            mark(ctx, names, pod, &unmarked()).await?;
-            if pod.drain.is_some() && !pod.is_emptied {
-                orders::undrain(ctx, names, &pod.name).await?;
+            // The hub comes first: once the mark is gone, nobody would see that it still has to be told.
+            let is_drained = pod.drain.is_some() && !pod.is_emptied;
+            if is_drained && !orders::undrain(ctx, names, pod).await? {
+                return Ok(false);
             }
-            Ok(())
+            mark(ctx, names, pod, &unmarked()).await?;
         }
     }
+    Ok(true)
 }
 
 async fn scale(ctx: &Context, names: &ObjectNames, scale: &Scale) -> Result<(), Error> {
@@ -292,13 +299,15 @@ mod tests {
         };
         steps.keep("hub", WrittenKind::Pod, &meta);
         let fleet = Fleet { sets };
-        let told = |held, unseen: Option<&Written>| -> Vec<_> {
-            let leaving = leaving(&fleet, &goal(held), unseen);
+        let told = |held, unseen: Option<&Written>, next: Step| -> Vec<_> {
+            let leaving = leaving(&fleet, &goal(held), unseen, &next);
             leaving.into_iter().map(|pod| pod.name.clone()).collect()
         };
 
-        assert_eq!(told(None, None), ["a1", "b0"]);
-        assert_eq!(told(None, steps.last("hub").as_ref()), ["b0"]);
-        assert_eq!(told(Some(HeldPods::NoRedis), None), ["a1"]);
+        assert_eq!(told(None, None, Step::Hold), ["a1", "b0"]);
+        assert_eq!(told(None, steps.last("hub").as_ref(), Step::Hold), ["b0"]);
+        assert_eq!(told(Some(HeldPods::NoRedis), None, Step::Hold), ["a1"]);
+        assert_eq!(told(None, None, Step::Cancel(marked("b0"))), ["a1"]);
+        assert_eq!(told(None, None, Step::Renew(marked("b0"))), ["a1", "b0"]);
     }
 }

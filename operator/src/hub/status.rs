@@ -25,6 +25,7 @@ pub(crate) use self::pods::Pods;
 use crate::apply::with_identity;
 use crate::context::{Context, Poll};
 use crate::error::Error;
+use crate::hub::answers::AnsweredOrders;
 use crate::hub::apply::LiveObjects;
 use crate::hub::autoscaler::Scaling;
 use crate::hub::figures::{Figures, Sum};
@@ -42,6 +43,8 @@ pub(crate) struct Sight {
     pub(crate) pods: Option<Pods>,
     pub(crate) poll: Arc<Poll>,
     pub(crate) figures: Figures,
+    /// What people have ordered and these figures show the result of.
+    pub(crate) answers: AnsweredOrders,
     pub(crate) problem: Option<PodProblem>,
 }
 
@@ -158,6 +161,7 @@ fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
     next.applied_generation = applied_generation(&next);
     next.balance = sight.figures.sum.as_ref().ok().map(Sum::shown);
     next.hub_pods.clone_from(&sight.figures.pods);
+    sight.answers.fill(&mut next);
     if let Ok(seen) = &sight.poll.seen {
         next.spokes = Some(i64::try_from(seen.report.spokes_connected).unwrap_or(i64::MAX));
     }
@@ -311,6 +315,7 @@ mod tests {
                 pods: Some(pods),
                 poll: Arc::new(poll),
                 figures: Figures::of(&Fleet::default()),
+                answers: AnsweredOrders::default(),
                 problem: None,
             };
             let next = seen(&hub, &sight);

@@ -1,10 +1,11 @@
-//! Remembers what was last written to the pods of each Hub until the cache shows it, what its hubs were told recently,
-//! and whether its roll-out is paused.
+//! Remembers what was last written to the pods of each Hub until the cache shows it, what people have ordered and since
+//! when that is known, what its hubs were told recently, and whether its roll-out is paused.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use alkhub_crds::hub::PausedRollout;
+use alkhub_protocol::kubernetes::DRAIN_LAPSE;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -23,10 +24,17 @@ pub(crate) struct Steps {
     written: Mutex<HashMap<String, Written>>,
     /// By the Hub's uid: its pods that were told recently, each with the time.
     told: Mutex<HashMap<String, HashMap<String, Instant>>>,
+    /// By the Hub's uid: its pods whose hubs could not be told to keep their connections, each with when that was first
+    /// tried.
+    unheard: Mutex<HashMap<String, HashMap<String, Instant>>>,
+    /// By the Hub's uid: its pods that somebody wants emptied, by their uids.
+    asked: Mutex<HashMap<String, HashMap<String, Asked>>>,
     /// By the Hub's uid: when its pods were first looked at, and those of them that are to go.
     looked: Mutex<HashMap<String, (Instant, WatchedDrains)>>,
     /// By the Hub's uid: the order to rebalance that has been dealt with.
     ordered: Mutex<HashMap<String, Option<String>>>,
+    /// By the Hub's uid: the order to rebalance that was passed on last.
+    passed: Mutex<HashMap<String, Asked>>,
     /// By the Hub's uid: the roll-out that is paused, until its status says so.
     paused: Mutex<HashMap<String, PausedRollout>>,
 }
@@ -37,6 +45,13 @@ pub(super) struct Written {
     pub(super) kind: WrittenKind,
     pub(super) name: String,
     version: Option<u64>,
+    at: Instant,
+}
+
+/// An order that somebody gave by an annotation: its value, and since when this term knows it or has passed it on.
+#[derive(Debug)]
+struct Asked {
+    order: String,
     at: Instant,
 }
 
@@ -107,7 +122,53 @@ impl Steps {
             return false;
         }
         told.insert(pod.to_owned(), Instant::now());
+        if let Some(unheard) = self.unheard.lock().get_mut(hub_uid) {
+            unheard.remove(pod);
+        }
         true
+    }
+
+    /// When the hubs of pods are to be told again; `None`: none was told lately.
+    pub(crate) fn tells_in(&self, hub_uid: &str) -> Option<Duration> {
+        let told = self.told.lock();
+        let mut times = told.get(hub_uid)?.values();
+        times.any(|at| at.elapsed() < DRAIN_LAPSE).then_some(AGAIN)
+    }
+
+    /// Whether the hub of a pod keeps its connections: it was just told to, or nobody has told it anything else for so
+    /// long that it does by itself.
+    pub(super) fn keeps_connections(&self, hub_uid: &str, pod: &str, is_told: bool) -> bool {
+        let mut unheard = self.unheard.lock();
+        let unheard = unheard.entry(hub_uid.to_owned()).or_default();
+        // Those of pods that have gone meanwhile, or were not tried again.
+        unheard.retain(|_, at| at.elapsed() < DRAIN_LAPSE * 2);
+        let since = *unheard.entry(pod.to_owned()).or_insert_with(Instant::now);
+        let keeps = is_told || since.elapsed() >= DRAIN_LAPSE;
+        if keeps {
+            unheard.remove(pod);
+        }
+        keeps
+    }
+
+    /// Notes what somebody wants of a Hub's pods, by their uids. What nobody wants any more is forgotten.
+    pub(super) fn keep_asked<'a>(&self, hub_uid: &str, orders: impl Iterator<Item = (&'a str, &'a str)>) {
+        let mut asked = self.asked.lock();
+        let before = asked.remove(hub_uid).unwrap_or_default();
+        let now = Instant::now();
+        let orders = orders.map(|(pod, order)| {
+            let same = before.get(pod).filter(|asked| asked.order == order);
+            let at = same.map_or(now, |asked| asked.at);
+            let order = order.to_owned();
+            (pod.to_owned(), Asked { order, at })
+        });
+        asked.insert(hub_uid.to_owned(), orders.collect());
+    }
+
+    /// Since when it is known that somebody wants this of a pod.
+    pub(super) fn asked_at(&self, hub_uid: &str, pod: &str, order: &str) -> Option<Instant> {
+        let asked = self.asked.lock();
+        let asked = asked.get(hub_uid)?.get(pod).filter(|asked| asked.order == order)?;
+        Some(asked.at)
     }
 
     /// What is to be done about an order to rebalance.
@@ -124,6 +185,19 @@ impl Steps {
     /// Notes that an order to rebalance has been dealt with.
     pub(super) fn keep_order(&self, hub_uid: &str, order: Option<&str>) {
         self.ordered.lock().insert(hub_uid.to_owned(), order.map(str::to_owned));
+    }
+
+    /// Notes that an order to rebalance has just been passed on.
+    pub(super) fn keep_passed(&self, hub_uid: &str, order: &str) {
+        let (order, at) = (order.to_owned(), Instant::now());
+        self.passed.lock().insert(hub_uid.to_owned(), Asked { order, at });
+    }
+
+    /// When this term has passed an order to rebalance on.
+    pub(super) fn passed_at(&self, hub_uid: &str, order: &str) -> Option<Instant> {
+        let passed = self.passed.lock();
+        let passed = passed.get(hub_uid).filter(|passed| passed.order == order)?;
+        Some(passed.at)
     }
 
     /// Notes that a Hub has no order, unless an earlier one is known.
@@ -149,8 +223,11 @@ impl Steps {
     pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.written.lock().retain(|uid, _| exists(uid));
         self.told.lock().retain(|uid, _| exists(uid));
+        self.unheard.lock().retain(|uid, _| exists(uid));
+        self.asked.lock().retain(|uid, _| exists(uid));
         self.looked.lock().retain(|uid, _| exists(uid));
         self.ordered.lock().retain(|uid, _| exists(uid));
+        self.passed.lock().retain(|uid, _| exists(uid));
         self.paused.lock().retain(|uid, _| exists(uid));
     }
 }
@@ -240,5 +317,54 @@ mod tests {
         assert!(!steps.is_to_tell("hub", "a"), "the first one was told just now");
         tokio::time::advance(AGAIN).await;
         assert!(steps.is_to_tell("hub", "b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hub_that_cannot_be_told_to_keep_its_connections_does_when_its_drain_has_lapsed() {
+        let steps = Steps::default();
+        let keeps = |is_told| steps.keeps_connections("hub", "a", is_told);
+
+        assert!(keeps(true), "it was told");
+        assert!(!keeps(false));
+        tokio::time::advance(DRAIN_LAPSE - Duration::from_millis(1)).await;
+        assert!(!keeps(false));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(keeps(false));
+        assert!(!keeps(false), "another drain, another time");
+        tokio::time::advance(DRAIN_LAPSE).await;
+        assert!(steps.is_to_tell("hub", "a"));
+        assert!(!keeps(false), "it was told to drain again meanwhile");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_telling_is_repeated_until_it_has_lapsed() {
+        let steps = Steps::default();
+        assert_eq!(steps.tells_in("hub"), None);
+
+        assert!(steps.is_to_tell("hub", "a"));
+
+        assert_eq!((steps.tells_in("hub"), steps.tells_in("other")), (Some(AGAIN), None));
+        tokio::time::advance(DRAIN_LAPSE).await;
+        assert_eq!(steps.tells_in("hub"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_is_known_from_when_its_value_was_first_seen() {
+        let steps = Steps::default();
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let asked_at = |order| steps.asked_at("hub", "a", order).map(|at| at.duration_since(began));
+
+        steps.keep_asked("hub", [("a", "one")].into_iter());
+        tokio::time::advance(second).await;
+        steps.keep_asked("hub", [("a", "one")].into_iter());
+        assert_eq!(asked_at("one"), Some(Duration::ZERO));
+        steps.keep_asked("hub", [("a", "two")].into_iter());
+
+        assert_eq!((asked_at("one"), asked_at("two")), (None, Some(second)));
+        steps.keep_asked("hub", std::iter::empty());
+        assert_eq!(asked_at("two"), None);
+        steps.keep_passed("hub", "now");
+        assert_eq!(steps.passed_at("hub", "now"), Some(began + second));
+        assert_eq!(steps.passed_at("hub", "then"), None);
     }
 }

@@ -53,6 +53,8 @@ struct Inner {
     client: Option<Client>,
     drains: Vec<(String, DrainPut)>,
     undrains: Vec<String>,
+    /// How many more of these requests fail.
+    undrains_fail: usize,
     rebalances: usize,
 }
 
@@ -189,6 +191,11 @@ impl Fake {
         self.0.lock().undrains.clone()
     }
 
+    /// Fails the next requests to keep connections.
+    pub(crate) fn fail_undrains(&self, count: usize) {
+        self.0.lock().undrains_fail = count;
+    }
+
     /// How often the hubs were told to even out their connections.
     pub(crate) fn rebalances(&self) -> usize {
         self.0.lock().rebalances
@@ -311,7 +318,12 @@ async fn undrain(
     headers: HeaderMap,
 ) -> Result<StatusCode, (StatusCode, Json<Value>)> {
     fake.admit(&headers)?;
-    fake.0.lock().undrains.push(hub_id);
+    let mut inner = fake.0.lock();
+    if inner.undrains_fail > 0 {
+        inner.undrains_fail -= 1;
+        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "not now"));
+    }
+    inner.undrains.push(hub_id);
     Ok(StatusCode::NO_CONTENT)
 }
 

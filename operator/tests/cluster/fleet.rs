@@ -1,5 +1,6 @@
 //! The pods of a Hub while they are replaced, drained and wanted back, and while no operator runs.
 
+use alkhub_crds::hub::HubPod;
 use alkhub_crds::{Hub, condition};
 use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -129,6 +130,7 @@ async fn more_pods_asked_for_during_a_drain_take_the_mark_back() {
         victim.annotations()["controller.kubernetes.io/pod-deletion-cost"],
         i32::MIN.to_string()
     );
+    fake.fail_undrains(1);
     world.patch::<Hub>("demo", json!({"spec": {"replicas": 3}})).await;
     operator.signal("-CONT");
 
@@ -138,7 +140,7 @@ async fn more_pods_asked_for_during_a_drain_take_the_mark_back() {
     world.until::<Pod>(&victim.name_any(), "it is to stay", unmarked).await;
     settled(&world, 3).await;
     let keeps = format!("{}-0001", victim.name_any());
-    assert_eq!(fake.undrains(), [keeps], "its hub keeps its connections at once");
+    assert_eq!(fake.undrains(), [keeps], "it is told until it knows");
     assert_eq!(uids(&world.pods().await.expect("pods")), before);
     drop(operator);
     world.end().await;
@@ -187,11 +189,17 @@ async fn a_pod_that_somebody_wants_empty_is_told_so_until_they_do_not_and_an_ord
     let told = || fake.drains().iter().filter(|(hub, _)| *hub == hub_id).count();
     let asked = |value: &str| json!({"metadata": {"annotations": {"alkhub.dev/drain": value}}});
 
-    world.patch::<Pod>(&pod, asked("true")).await;
+    world.patch::<Pod>(&pod, asked("now")).await;
     eventually("its hub is told again and again", || async {
         (told() >= 3).then_some(()).ok_or_else(|| told().to_string())
     })
     .await;
+    let answered = |hub: &Hub| {
+        let status = hub.status.clone().unwrap_or_default();
+        let answer = |shown: &HubPod| shown.name == pod && shown.drain_order.as_deref() == Some("now");
+        status.hub_pods.iter().any(answer)
+    };
+    world.until::<Hub>("demo", "the order is answered", answered).await;
     let kept = world.api::<Pod>().get(&pod).await.expect("it stays");
     assert!(!kept.annotations().contains_key(DRAIN), "{kept:?}");
     assert_eq!(fake.drains().len(), told(), "no other one is");
@@ -200,14 +208,18 @@ async fn a_pod_that_somebody_wants_empty_is_told_so_until_they_do_not_and_an_ord
     operator.reconciles(2.0).await;
     let last = told();
 
-    let order = json!({"metadata": {"annotations": {"alkhub.dev/rebalance": Timestamp::now().to_string()}}});
-    world.patch::<Hub>("demo", order).await;
+    let order = Timestamp::now().to_string();
+    let annotated = json!({"metadata": {"annotations": {"alkhub.dev/rebalance": order}}});
+    world.patch::<Hub>("demo", annotated).await;
     eventually("the order is passed on", || async {
         (fake.rebalances() > 0)
             .then_some(())
             .ok_or_else(|| "not yet".to_owned())
     })
     .await;
+    let answer = |hub: &Hub| hub.status.clone().and_then(|status| status.rebalance_order);
+    let answered = |hub: &Hub| answer(hub).as_ref() == Some(&order);
+    world.until::<Hub>("demo", "the order is answered", answered).await;
     operator.reconciles(3.0).await;
     assert_eq!((told(), fake.rebalances()), (last, 1));
     drop(operator);

@@ -168,6 +168,16 @@ impl Departures {
         }
     }
 
+    /// Notes that another hub goes on with a session. Calls may still run on it here, but it is not connected here.
+    pub(crate) fn moved(&self, session: &Arc<Session>) {
+        self.sessions.set_away(session, true);
+        if !session.is_registered() {
+            // The session has ended meanwhile, and its end did not find it here.
+            self.sessions.set_away(session, false);
+        }
+        self.count_instances();
+    }
+
     /// Ends everything that had to do with another hub.
     pub(crate) fn hub_gone(&self, hub: &HubId) {
         let removed = self.directory.remove_hub(hub);
@@ -190,13 +200,14 @@ impl Departures {
         tracing::warn!(hub.id = %hub, calls = lost, "the conduit to another hub broke");
     }
 
-    /// Takes back a call, or a claim, that was for another hub and that nobody received.
-    pub(crate) fn came_back(&self, hub: &HubId, message: &Bytes) {
+    /// Takes back a call, or a claim, that was for another hub and that nobody received: because nobody listens for
+    /// that hub, or for a reason that says nothing about it.
+    pub(crate) fn came_back(&self, hub: &HubId, message: &Bytes, nobody_listens: bool) {
         match RelayMessage::decode(hub.clone(), message) {
             Ok(RelayMessage::Call { call, .. }) => self.call_came_back(&call.remote),
             Ok(RelayMessage::Session { from, message }) => {
                 if let SessionMessage::Claim { claim, .. } = message {
-                    self.moves.received(from, SessionMessage::Unknown { claim });
+                    self.moves.came_back(from, claim, nobody_listens);
                 }
             }
             Ok(_) | Err(_) => {}

@@ -81,7 +81,11 @@ impl Peers {
                 self.metrics.relayed(Direction::Received);
                 self.relayed(from, &payload);
             }
-            PeerEvent::Returned { to, payload } => self.departures.came_back(&to, &payload),
+            PeerEvent::Returned {
+                to,
+                payload,
+                nobody_listens,
+            } => self.departures.came_back(&to, &payload, nobody_listens),
             PeerEvent::Broken { hub, unsent } => self.departures.conduit_broke(&hub, &unsent),
         }
     }

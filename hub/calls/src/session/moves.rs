@@ -59,6 +59,15 @@ pub enum SessionEvent {
         /// The message.
         message: SessionMessage,
     },
+    /// A claim has come back: the hub that it was for has not received it.
+    Returned {
+        /// That hub.
+        hub: HubId,
+        /// The number of the claim.
+        claim: u64,
+        /// Whether it came back because nobody listens for that hub. Otherwise its return says nothing about the hub.
+        nobody_listens: bool,
+    },
     /// Nothing that was under way between this hub and that one goes on.
     Lost {
         /// That hub.
@@ -128,20 +137,13 @@ impl Moves {
     /// Says something to another hub; never waits.
     ///
     /// # Errors
-    /// [`Full`]: it was not accepted. Small messages always are.
+    /// [`Full`]: it was not accepted. Small messages always are, except claims: they are refused while there is no way
+    /// to the hub, too.
     pub fn say(&self, to: &HubId, message: SessionMessage) -> Result<(), Full> {
-        let sent = self.ask(to, message);
-        sent.map_err(|(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable)| Full::Queue)
-    }
-
-    /// [`Moves::say`] for a caller that has to know why the message was not accepted.
-    ///
-    /// # Errors
-    /// [`NotSent`].
-    pub fn ask(&self, to: &HubId, message: SessionMessage) -> Result<(), NotSent> {
         let class = class(&message);
         let (line, rest) = message.encode();
-        self.0.relay.say(to, class, line.as_bytes(), &rest)
+        let sent = self.0.relay.say(to, class, line.as_bytes(), &rest);
+        sent.map_err(|(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable)| Full::Queue)
     }
 
     /// Passes a session's messages to another hub, through a tunnel: those that its peer lacks by `begin`, then those
@@ -182,18 +184,33 @@ impl Moves {
         if matches!(message, SessionMessage::Handed { .. }) {
             self.0.partners.lock().insert(from.clone());
         }
-        let mut waiting = self.0.waiting.lock();
-        if waiting.overflowed.contains(&from) {
-            return;
-        }
         let event = SessionEvent::Message {
             from: from.clone(),
             message,
         };
+        self.add(from, event);
+    }
+
+    /// Takes back a claim that was for another hub, which has not received it; never waits.
+    pub(crate) fn came_back(&self, hub: HubId, claim: u64, nobody_listens: bool) {
+        let event = SessionEvent::Returned {
+            hub: hub.clone(),
+            claim,
+            nobody_listens,
+        };
+        self.add(hub, event);
+    }
+
+    /// Adds an event that concerns a hub; without room for it, that hub counts as lost.
+    fn add(&self, hub: HubId, event: SessionEvent) {
+        let mut waiting = self.0.waiting.lock();
+        if waiting.overflowed.contains(&hub) {
+            return;
+        }
         let waiter = waiting.push(event).unwrap_or_else(|reason| {
-            tracing::warn!(hub.id = %from, reason, "what another hub says of sessions has no room");
-            waiting.overflowed.insert(from.clone());
-            waiting.queue.add(SessionEvent::Lost { hub: from })
+            tracing::warn!(hub.id = %hub, reason, "what another hub says of sessions has no room");
+            waiting.overflowed.insert(hub.clone());
+            waiting.queue.add(SessionEvent::Lost { hub })
         });
         drop(waiting);
         waiter.wake();
@@ -276,13 +293,13 @@ impl Weigh for SessionEvent {
                 | SessionMessage::Closed { .. }
                 | SessionMessage::Left { .. } => 0,
             },
-            Self::Lost { .. } => 0,
+            Self::Returned { .. } | Self::Lost { .. } => 0,
         };
         MESSAGE_BYTES + rest
     }
 
     fn counts(&self) -> bool {
-        matches!(self, Self::Message { .. })
+        matches!(self, Self::Message { .. } | Self::Returned { .. })
     }
 }
 

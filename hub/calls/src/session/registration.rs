@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::{OccupiedSlots, Session, spoken};
+use crate::directory::Instance;
 use crate::directory::operation::BAD_GATEWAY;
 use crate::leg::answer::Answers;
 use crate::leg::call::Call;
@@ -126,9 +127,14 @@ impl Registration {
 
     /// Its record, if that is still the current one of the instance.
     pub(crate) fn entry(&self) -> Option<DirectoryEntry> {
+        self.held().map(|held| held.entry.clone())
+    }
+
+    /// Its instance in the directory, if that still stands for this session.
+    fn held(&self) -> Option<Arc<Instance>> {
         let (spoke, instance) = (&self.session.spoke, &self.session.instance);
-        let held = self.context.departures.directory.instance(spoke, instance)?;
-        held.is_of(&self.session).then(|| held.entry.clone())
+        let held = self.context.departures.directory.instance(spoke, instance);
+        held.filter(|held| held.is_of(&self.session))
     }
 
     /// The ids of the calls that run on it, as the spoke knows them.
@@ -142,7 +148,7 @@ impl Registration {
     /// Whether nothing runs on it, and no call of this hub is sent to it any more because another registration of the
     /// instance has taken its place.
     pub fn is_over(&self) -> bool {
-        self.entry().is_none() && self.session.running().is_empty()
+        self.held().is_none() && self.session.running().is_empty()
     }
 
     /// The slots of its instance, for the calls that the hub from which it came still has running on it.
@@ -182,6 +188,11 @@ impl Registration {
             drop(cluster.state_changed(instance, generation, told).await);
         };
         self.context.tasks.spawn_on(tell, &self.context.runtime);
+    }
+
+    /// Notes that another hub goes on with its session, which still runs calls here.
+    pub fn moved(&self) {
+        self.context.departures.moved(&self.session);
     }
 
     /// Ends the registration: running calls fail at once, and then the directory learns of it. If the future is

@@ -1,6 +1,6 @@
 //! The sessions of spokes on this hub, and the registrations under way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use alkhub_protocol::{InstanceId, SpokeName};
@@ -18,11 +18,13 @@ pub(crate) struct Sessions {
     all: DashMap<Arc<str>, Arc<Session>>,
     /// Those that have lost their connections, and wait for their peers.
     reconnecting: Mutex<HashMap<Arc<str>, Arc<Session>>>,
+    /// The ids of those with which other hubs go on, and on which calls still run here.
+    away: Mutex<HashSet<Arc<str>>>,
     pub(crate) turns: Arc<Turns>,
     pub(crate) newest: Arc<Newest>,
 }
 
-/// How many registered sessions there are.
+/// How many registered sessions there are, without those with which other hubs go on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionCounts {
     pub(crate) connected: usize,
@@ -34,9 +36,9 @@ pub(crate) struct SessionCounts {
 impl Sessions {
     /// How many are connected, and how many are reconnecting.
     pub(crate) fn count(&self) -> SessionCounts {
-        let reconnecting = self.reconnecting.lock().len();
+        let (reconnecting, away) = (self.reconnecting.lock().len(), self.away.lock().len());
         SessionCounts {
-            connected: self.all.len().saturating_sub(reconnecting),
+            connected: self.all.len().saturating_sub(reconnecting + away),
             reconnecting,
         }
     }
@@ -57,6 +59,16 @@ impl Sessions {
     pub(crate) fn remove(&self, session: &Arc<Session>) {
         let is_same = |_: &Arc<str>, registered: &Arc<Session>| Arc::ptr_eq(registered, session);
         self.all.remove_if(session.id(), is_same);
+        self.set_away(session, false);
+    }
+
+    /// Notes whether another hub goes on with a session.
+    pub(crate) fn set_away(&self, session: &Session, is_away: bool) {
+        let mut away = self.away.lock();
+        match is_away {
+            true => away.insert(Arc::clone(session.id())),
+            false => away.remove(session.id()),
+        };
     }
 
     /// Notes whether the connection of a session is lost.

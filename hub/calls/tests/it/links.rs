@@ -1,10 +1,10 @@
 //! The links of two hubs to Redis break: no call hangs, nothing is lost, and nothing comes twice.
 
-use alkhub_calls::{CallAnswer, Items, OutgoingItem};
+use alkhub_calls::{CallAnswer, Items, OutgoingItem, SessionEvent, SessionMessage};
 use alkhub_config::BudgetConfig;
 use alkhub_hub_cluster::{Class, LinkState, NotSent};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId, RequestId};
-use alkhub_test_support::{comes_to, until, until_full, within};
+use alkhub_test_support::{Proxy, comes_to, until, until_full, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -18,6 +18,38 @@ impl Pair {
         self.redis.launch().await;
         for hub in [&self.a, &self.b] {
             hub.is_up().await;
+        }
+    }
+
+    /// Cuts hub B's link to Redis, and waits until Redis knows that nobody listens for it.
+    async fn cut_off_b(&self, proxy: &Proxy) {
+        proxy.cut();
+        until("Redis knows that nobody listens", || async {
+            let channels: Vec<String> = self.redis.query(&["PUBSUB", "CHANNELS", "*pod-b-b1*"]).await;
+            if channels.is_empty() {
+                Ok(())
+            } else {
+                Err(channels.join(" "))
+            }
+        })
+        .await;
+    }
+
+    /// Asks hub B for a session, as hub A does for its peers. Returns whether the claim comes back because nobody
+    /// listens.
+    async fn claim_comes_back(&self) -> bool {
+        let (moves, hub_b) = (self.a.calls.moves(), hub_b());
+        until("the claim is on its way", async || moves.say(&hub_b, claim())).await;
+        loop {
+            match within("the claim comes back", moves.next()).await {
+                SessionEvent::Returned {
+                    hub,
+                    claim: 7,
+                    nobody_listens,
+                } if hub == hub_b => return nobody_listens,
+                SessionEvent::Lost { .. } => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -35,6 +67,20 @@ impl Pair {
             within("the link breaks", link.changed()).await.expect("the hub lives");
             comes_to("the link is back", &link, LinkState::is_up).await;
         }
+    }
+}
+
+fn hub_b() -> HubId {
+    "pod-b-b1".parse().expect("a hub's id")
+}
+
+/// What hub A says when a peer asks it for a session.
+fn claim() -> SessionMessage {
+    SessionMessage::Claim {
+        claim: 7,
+        digest: "5f".to_owned(),
+        received: 0,
+        key: "k".to_owned(),
     }
 }
 
@@ -119,16 +165,7 @@ async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_
 async fn a_call_that_the_hub_of_its_spoke_does_not_receive_is_unavailable_and_its_spoke_is_not_lost() {
     let (pair, proxy) = Pair::with_b_behind_a_proxy().await;
     let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
-    proxy.cut();
-    until("Redis knows that nobody listens", || async {
-        let channels: Vec<String> = pair.redis.query(&["PUBSUB", "CHANNELS", "*pod-b-b1*"]).await;
-        if channels.is_empty() {
-            Ok(())
-        } else {
-            Err(channels.join(" "))
-        }
-    })
-    .await;
+    pair.cut_off_b(&proxy).await;
 
     let error = within("the refusal", pair.a.call("text.upper", json!(1)))
         .await
@@ -149,6 +186,35 @@ async fn a_call_that_the_hub_of_its_spoke_does_not_receive_is_unavailable_and_it
     let (answer, ()) = tokio::join!(pair.a.call("text.upper", json!(1)), answering);
     assert!(answer.is_ok(), "{answer:?}");
     drop(spoke);
+    pair.end().await;
+}
+
+/// A hub for which nobody listens may be dead. But where the link of the hub that asks was away too, it is Redis that
+/// was, and the other hub may be on its way back.
+#[tokio::test]
+async fn a_claim_that_nobody_receives_comes_back_and_says_nothing_just_after_a_loss_of_the_link() {
+    let (pair, proxy) = Pair::with_b_behind_a_proxy().await;
+    pair.cut_off_b(&proxy).await;
+    assert!(pair.claim_comes_back().await);
+    proxy.heal();
+    pair.b.is_up().await;
+
+    pair.cut("normal").await;
+    pair.cut_off_b(&proxy).await;
+
+    assert!(!pair.claim_comes_back().await);
+    proxy.heal();
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_claim_while_redis_is_away_is_refused() {
+    let mut pair = Pair::with_long_leases().await;
+    pair.lose_redis().await;
+
+    let sent = pair.a.calls.moves().say(&hub_b(), claim());
+
+    assert!(sent.is_err());
     pair.end().await;
 }
 
@@ -258,7 +324,7 @@ async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_t
     let (mut spoke, mut answers, call) = asked(&pair).await;
     pair.lose_redis().await;
 
-    let hub_b = "pod-b-b1".parse().expect("a hub's id");
+    let hub_b = hub_b();
     let send = |_: &u32| pair.a.cluster.conduits().send(&hub_b, Class::Control, &[b"abort 0\n"]);
     let refused = (0..1_000_000).find(|number| send(number).is_err());
 

@@ -272,6 +272,21 @@ async fn a_spoke_counts_as_connected_or_as_reconnecting_and_never_as_both() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_spoke_whose_session_goes_on_on_another_hub_does_not_count_as_connected() {
+    let hub = Hub::local().await;
+    let gone = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let _stays = Spoke::connect(&hub, "other", &[query("text.upper")]).await;
+    let connected = || hub.metric("alkhub_spokes_connected") as u64;
+    assert_eq!(connected(), 2);
+
+    gone.registration.moved();
+
+    assert_eq!(connected(), 1);
+    gone.registration.close("nothing of it runs here any more").await;
+    assert_eq!(connected(), 1, "the other one");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_spoke_that_is_to_go_gets_what_nobody_else_can_take_and_ends_when_it_runs_nothing() {
     let hub = Hub::local().await;
     let mut leaving = Spoke::connect(&hub, "text", &[query("text.upper")]).await;

@@ -1,14 +1,15 @@
 //! `kubectl alkhub drain` and `undrain`.
+//!
+//! Promise: figures from before the order never count as its result.
 
 use std::process::ExitCode;
 
 use alkhub_protocol::kubernetes::{DRAIN_LAPSE, DRAIN_REQUESTED, DRAIN_SINCE};
-use tokio::time::Instant;
 
 use super::args::{DrainArgs, PodArgs};
 use super::objects::{HubObject, PodObject, PodStatus};
 use super::process::Kubectl;
-use super::progress::{Late, OLD, WaitProgress};
+use super::progress::{WaitProgress, order, see_why, unanswered};
 use crate::failure::Failure;
 use crate::output;
 
@@ -17,39 +18,37 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
     let kubectl = Kubectl::new(&args.pod.cluster);
     let (pod, hub) = pod_of_hub(&kubectl, &args.pod.pod).await?;
     let pod = pod.metadata.name;
-    let (this, others): (Vec<_>, Vec<_>) = hub.status.hub_pods.iter().partition(|other| other.name == pod);
-    if this.is_empty() {
+    if !hub.status.hub_pods.iter().any(|shown| shown.name == pod) {
         return Err(unseen(&pod, &hub.metadata.name));
     }
-    // What the status says about an earlier drain is not an answer to this one.
-    let drained_before = this.iter().any(|pod| pod.draining).then(Instant::now);
-    if !others.into_iter().any(|other| other.ready && !other.draining) {
+    let mut others = hub.status.hub_pods.iter().filter(|other| other.name != pod);
+    if !others.any(|other| other.ready && !other.draining) {
         return Err(Failure::other(format!(
             "Hub {} has no other pod that could take the connections of {pod}; scale it up first",
             hub.metadata.name
         )));
     }
-    kubectl.annotate("pod", &pod, DRAIN_REQUESTED, Some("true")).await?;
+    let order = order();
+    kubectl.annotate("pod", &pod, DRAIN_REQUESTED, Some(&order)).await?;
     if args.no_wait {
         return output::text(&format!("pod {pod} is told to drain"));
     }
-    let mut progress = WaitProgress::new(args.timeout.0);
+    let (mut progress, mut is_answered) = (WaitProgress::new(args.timeout.0), false);
     loop {
-        let is_news = drained_before.is_none_or(|at| at.elapsed() > OLD);
         let hub = HubObject::read(&kubectl, &hub.metadata.name).await?;
-        let now = hub.status.hub_pods.into_iter().find(|other| other.name == pod);
-        match now {
-            // It existed when this began.
-            None => return output::text(&format!("pod {pod} is gone")),
-            Some(now) if is_news && now.draining && now.is_empty() => {
-                return output::text(&format!("pod {pod} is empty"));
-            }
-            Some(now) => {
-                progress.show(line(&pod, &now));
-                let late = |late: Late| late.into_failure(&what_goes_on(&pod, is_news && now.draining));
-                progress.next().await.map_err(late)?;
-            }
+        // It existed when this began.
+        let Some(now) = hub.status.hub_pods.iter().find(|other| other.name == pod) else {
+            return output::text(&format!("pod {pod} is gone"));
+        };
+        // Later figures are younger still.
+        is_answered |= now.drain_order.as_ref() == Some(&order);
+        if is_answered && now.draining && now.is_empty() {
+            return output::text(&format!("pod {pod} is empty"));
         }
+        progress.show(line(&pod, now, is_answered));
+        let draining = is_answered.then_some(now.draining);
+        let next = progress.next(is_answered).await;
+        next.map_err(|late| late.into_failure(&what_goes_on(&pod, &hub.metadata.name, draining)))?;
     }
 }
 
@@ -61,12 +60,17 @@ fn unseen(pod: &str, hub: &str) -> Failure {
     ))
 }
 
-/// What happens to a drain once nobody waits for it.
-fn what_goes_on(pod: &str, is_told: bool) -> String {
+/// What happens to a drain once nobody waits for it. `draining`: whether the pod drains; `None`: the operator has not
+/// answered.
+fn what_goes_on(pod: &str, hub: &str, draining: Option<bool>) -> String {
     let end = format!("`kubectl alkhub undrain {pod}` ends it");
-    match is_told {
-        true => format!("the drain goes on for as long as the operator runs; {end}"),
-        false => format!("the operator has not told the pod yet, and does when it runs and reaches the Hub; {end}"),
+    match draining {
+        Some(true) => format!("the drain goes on for as long as the operator runs; {end}"),
+        Some(false) => format!("the pod does not drain yet, and does when the operator reaches its hub; {end}"),
+        None => format!(
+            "the drain begins when the operator runs and reaches the Hub; {end}. To find out more, {}",
+            see_why(hub)
+        ),
     }
 }
 
@@ -101,10 +105,11 @@ async fn pod_of_hub(kubectl: &Kubectl, name: &str) -> Result<(PodObject, HubObje
     Ok((pod, hub))
 }
 
-fn line(pod: &str, now: &PodStatus) -> String {
-    match now.draining {
-        true => format!("{pod} drains: {now}"),
-        false => format!("{pod} is not told yet: {now}"),
+fn line(pod: &str, now: &PodStatus, is_answered: bool) -> String {
+    match (is_answered, now.draining) {
+        (false, _) => unanswered(pod),
+        (true, true) => format!("{pod} drains: {now}"),
+        (true, false) => format!("{pod} does not drain yet: {now}"),
     }
 }
 
@@ -119,14 +124,18 @@ mod tests {
             unseen.contains("has not seen pod demo-a-1") && unseen.contains("whether the operator runs"),
             "{unseen}"
         );
-        let (told, untold) = (what_goes_on("demo-a-1", true), what_goes_on("demo-a-1", false));
+        let goes_on = |draining| what_goes_on("demo-a-1", "demo", draining);
+        let (told, untold, unanswered) = (goes_on(Some(true)), goes_on(Some(false)), goes_on(None));
         assert!(
             told.starts_with("the drain goes on for as long as the operator runs"),
             "{told}"
         );
-        assert!(
-            !untold.contains("goes on") && untold.contains("undrain demo-a-1"),
-            "{untold}"
-        );
+        for other in [&untold, &unanswered] {
+            assert!(
+                !other.contains("goes on") && other.contains("undrain demo-a-1"),
+                "{other}"
+            );
+        }
+        assert!(unanswered.contains("kubectl alkhub status demo"), "{unanswered}");
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct HubObjectStatus {
     pub(crate) url: Option<String>,
     pub(crate) spokes: Option<u64>,
     pub(crate) balance: Option<BalanceReport>,
+    /// The order to rebalance that the figures answer.
+    pub(crate) rebalance_order: Option<String>,
     pub(crate) hub_pods: Vec<PodStatus>,
     pub(crate) conditions: Vec<HubCondition>,
 }
@@ -65,6 +67,9 @@ pub(crate) struct PodStatus {
     pub(crate) connections: Option<u64>,
     pub(crate) in_flight: Option<u64>,
     pub(crate) reconnecting: Option<u64>,
+    /// The order to drain that the figures answer.
+    #[serde(skip_serializing)]
+    pub(crate) drain_order: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -40,24 +40,60 @@ fn what_cannot_work_is_said_before_the_cluster_is_asked() {
     }
 }
 
-/// A `kubectl` whose Hub is even before the order and just after it, then uneven, and then even again.
+/// A `kubectl` whose Hub is even until the operator answers the order, then uneven, and then even again.
 const UNEVEN_AFTER_THE_ORDER: &str = r#"#!/bin/sh
-test "$1" = get || exit 0
+if test "$1" = annotate; then
+    echo "${4#*=}" > order
+    exit
+fi
 echo >> looks
 case $(wc -l < looks) in
-1 | 2) balance='{"total": 20, "mean": 10, "max": 10, "ratio": 1}' ;;
-3) balance='{"total": 30, "mean": 15, "max": 20, "ratio": 1.33}' ;;
-*) balance='{"total": 30, "mean": 15, "max": 15, "ratio": 1}' ;;
+1 | 2) order=before balance='{"total": 20, "mean": 10, "max": 10, "ratio": 1}' ;;
+3) order=$(cat order) balance='{"total": 30, "mean": 15, "max": 20, "ratio": 1.33}' ;;
+*) order=$(cat order) balance='{"total": 30, "mean": 15, "max": 15, "ratio": 1}' ;;
 esac
-echo '{"metadata": {"name": "demo"}, "status": {"balance": '"$balance"'}}'
+echo '{"metadata": {"name": "demo"}, "status": {"rebalanceOrder": "'"$order"'", "balance": '"$balance"'}}'
 "#;
+
+/// A `kubectl` whose pod `demo-a` is empty and drains until the operator answers the order, then is full and does not,
+/// and then is empty and drains again. With a file `silent` no operator answers.
+const FULL_AFTER_THE_ORDER: &str = r#"#!/bin/sh
+case "$1 $4" in
+"annotate "*)
+    echo "${4#*=}" > order
+    exit
+    ;;
+"get pod")
+    echo '{"metadata": {"name": "demo-a", "labels": {"app.kubernetes.io/instance": "demo",
+        "app.kubernetes.io/component": "hub", "app.kubernetes.io/managed-by": "alkhub-operator"}}}'
+    exit
+    ;;
+esac
+echo >> looks
+looks=$(wc -l < looks)
+test -e silent && looks=1
+case $looks in
+1 | 2) order=before draining=true connections=0 ;;
+3) order=$(cat order) draining=false connections=5 ;;
+*) order=$(cat order) draining=true connections=0 ;;
+esac
+echo '{"metadata": {"name": "demo"}, "status": {"hubPods": [{"name": "demo-b", "ready": true}, {"name": "demo-a",
+    "ready": true, "draining": '$draining', "connections": '$connections', "inFlight": 0, "reconnecting": 0,
+    "drainOrder": "'"$order"'"}]}}'
+"#;
+
+/// A world whose `kubectl` is this script.
+fn with(kubectl: &str) -> World {
+    let mut world = World::new();
+    let kubectl = world.write("kubectl", kubectl);
+    std::fs::set_permissions(&kubectl, Permissions::from_mode(0o755)).expect("ours");
+    world.set("PATH", &format!("{}:/usr/bin:/bin", world.path().display()));
+    world
+}
 
 #[test]
 fn figures_from_before_an_order_to_rebalance_are_no_answer_to_it() {
-    let mut world = World::new();
-    let kubectl = world.write("kubectl", UNEVEN_AFTER_THE_ORDER);
-    std::fs::set_permissions(&kubectl, Permissions::from_mode(0o755)).expect("ours");
-    world.set("PATH", &format!("{}:/usr/bin:/bin", world.path().display()));
+    let world = with(UNEVEN_AFTER_THE_ORDER);
 
     let done = world.run(&["kubectl", "rebalance", "demo"]);
 
@@ -71,4 +107,36 @@ fn figures_from_before_an_order_to_rebalance_are_no_answer_to_it() {
         "{said}"
     );
     assert!(noted.contains("30 connections, 15 a pod, 20 on the fullest"), "{noted}");
+}
+
+#[test]
+fn figures_from_before_an_order_to_drain_are_no_answer_to_it() {
+    let world = with(FULL_AFTER_THE_ORDER);
+
+    let done = world.run(&["kubectl", "drain", "demo-a"]);
+
+    let (said, noted) = (
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr),
+    );
+    assert!(done.status.success(), "{done:?}");
+    assert!(said.contains("pod demo-a is empty"), "{said}");
+    assert!(
+        noted.contains("the operator has not answered yet") && noted.contains("does not drain yet: 5 connections"),
+        "{noted}"
+    );
+}
+
+#[test]
+fn an_order_that_no_operator_answers_fails_and_says_where_to_look() {
+    let world = with(FULL_AFTER_THE_ORDER);
+    world.write("silent", "");
+
+    let late = world.run(&["kubectl", "drain", "demo-a", "--timeout", "2s"]);
+
+    let said = String::from_utf8_lossy(&late.stderr);
+    assert_eq!(late.status.code(), Some(8), "{late:?}");
+    for part in ["not done after 2s", "alkhub-operator", "undrain demo-a"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }

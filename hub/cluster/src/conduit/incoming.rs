@@ -58,6 +58,8 @@ pub enum PeerEvent {
         to: HubId,
         /// The call.
         payload: Bytes,
+        /// Whether it came back because nobody listens for that hub ([`Undelivered::nobody_listens`]).
+        nobody_listens: bool,
     },
     /// What was under way between this hub and that one may be lost, in both directions. What follows belongs to a
     /// fresh start.
@@ -200,6 +202,7 @@ impl Incoming {
             hub,
             message,
             delivered,
+            nobody_listens,
         } = undelivered;
         let Ok((_, header, _)) = Header::decode(&message) else {
             return;
@@ -209,8 +212,11 @@ impl Incoming {
         }
         let side = self.sides.towards(&hub);
         let payload = side.known.lock().peer.withdraw(&header);
-        self.ready
-            .extend(payload.map(|payload| PeerEvent::Returned { to: hub, payload }));
+        self.ready.extend(payload.map(|payload| PeerEvent::Returned {
+            to: hub,
+            payload,
+            nobody_listens,
+        }));
     }
 
     /// Sends a control message to each hub concerned: a carrier works again, or something that it brought was dropped.

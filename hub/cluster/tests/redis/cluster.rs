@@ -67,7 +67,11 @@ async fn messages_arrive_in_order_both_ways_and_calls_for_nobody_come_back() {
         for _ in 0..21 {
             match within("a message, or the return", to_a.next()).await {
                 PeerEvent::Message { payload, .. } => from_b.push(payload),
-                PeerEvent::Returned { to, payload } => returned.push((to, payload)),
+                PeerEvent::Returned {
+                    to,
+                    payload,
+                    nobody_listens,
+                } => returned.push((to, payload, nobody_listens)),
                 broken @ PeerEvent::Broken { .. } => panic!("{broken:?}"),
             }
         }
@@ -78,7 +82,7 @@ async fn messages_arrive_in_order_both_ways_and_calls_for_nobody_come_back() {
     }
     let sent_by_b: Vec<Bytes> = (0..20).map(|n| (n * 100).to_string().into()).collect();
     assert_eq!(from_b, sent_by_b);
-    assert_eq!(returned, [(gone, Bytes::from_static(b"call"))]);
+    assert_eq!(returned, [(gone, Bytes::from_static(b"call"), true)]);
     assert!(a.cluster.incoming().is_none(), "it is given once");
 }
 

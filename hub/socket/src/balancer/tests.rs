@@ -31,6 +31,7 @@ struct FakeSocket {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Request {
     Leave,
+    Stay,
     Move(Option<String>),
 }
 
@@ -74,6 +75,10 @@ impl Closeable for FakeSocket {
 
     fn let_go(&self) {
         self.requests.lock().push(Request::Leave);
+    }
+
+    fn let_stay(&self) {
+        self.requests.lock().push(Request::Stay);
     }
 }
 
@@ -197,6 +202,35 @@ fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
     hub.look(&membership, AT_REST);
 
     assert!(hub.balancer.admit(1).is_ok());
+}
+
+#[test]
+fn who_was_let_go_is_told_once_to_stay_when_the_hub_drains_no_more() {
+    let mut hub = FakeHub::new();
+    hub.connect(false);
+    let membership = Membership {
+        own: id(0),
+        members: [1, 1].iter().enumerate().map(member).collect(),
+        doubtful: Vec::new(),
+        read_at: hub.balancer.now(),
+        wanted: None,
+        rebalance: None,
+    };
+    let draining = Stance {
+        draining: true,
+        ..AT_REST
+    };
+    hub.look(&membership, AT_REST);
+    hub.sockets[0].let_go();
+
+    hub.look(&membership, draining);
+    assert!(!hub.requests().contains(&Request::Stay));
+    hub.look(&membership, AT_REST);
+    hub.look(&membership, AT_REST);
+
+    let told = hub.requests();
+    let stays = told.iter().filter(|request| **request == Request::Stay);
+    assert_eq!(stays.count(), 1, "{told:?}");
 }
 
 /// In the worst cases: all of them on one hub, or all coming back to it one after the other.

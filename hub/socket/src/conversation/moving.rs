@@ -59,6 +59,13 @@ impl Conversation {
         self.tunnels.iter().for_each(TunnelGuard::end_far);
     }
 
+    /// Notes that another hub goes on with the session.
+    pub(crate) fn moved(&self) {
+        if let Some(registration) = self.spoke.registration() {
+            registration.moved();
+        }
+    }
+
     /// Describes to another hub what runs here.
     pub(crate) fn describe(&self, handover: &mut Handover) {
         let open = self.tunnels.iter().filter(|tunnel| !tunnel.is_closed());

@@ -64,7 +64,7 @@ pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&ReportedSpok
             .unwrap_or(SpokePhase::Ready),
         Some(info) if info.instances.are_reconnecting => SpokePhase::Reconnecting,
         Some(info) if info.instances.count > 0 => SpokePhase::Connected,
-        Some(info) if info.disconnected_at.is_some() || info.connected_at.is_some() => SpokePhase::Disconnected,
+        Some(info) if was_there(info) => SpokePhase::Disconnected,
         Some(_) => SpokePhase::Ready,
     }
 }
@@ -132,6 +132,11 @@ pub(super) fn ready(spoke: &Spoke, phase: SpokePhase, verdicts: &[Verdict]) -> V
     }
 }
 
+/// Whether an instance was connected at some time.
+fn was_there(info: &ReportedSpoke) -> bool {
+    info.disconnected_at.is_some() || info.connected_at.is_some()
+}
+
 fn connected(suspended: bool, info: Option<&ReportedSpoke>) -> Verdict {
     match info {
         _ if suspended => Verdict::new(CONNECTED, false, "Suspended", "spec.suspended is set"),
@@ -142,7 +147,11 @@ fn connected(suspended: bool, info: Option<&ReportedSpoke>) -> Verdict {
         Some(info) if info.instances.count > 0 => {
             Verdict::new(CONNECTED, true, "Connected", "an instance is connected")
         }
-        _ => Verdict::new(CONNECTED, false, "NotConnected", "no instance is connected"),
+        Some(info) if was_there(info) => {
+            let message = "no instance is connected, and there was one";
+            Verdict::new(CONNECTED, false, "Disconnected", message)
+        }
+        Some(_) | None => Verdict::new(CONNECTED, false, "NotConnected", "no instance is connected"),
     }
 }
 
@@ -297,6 +306,20 @@ mod tests {
             (connected.status, connected.reason),
             (ConditionStatus::False, "Reconnecting")
         );
+    }
+
+    #[test]
+    fn a_spoke_that_was_connected_is_told_from_one_that_never_was() {
+        let reason = |info: Option<&ReportedSpoke>| {
+            let verdicts = conditions(&[], &spoke(), &registered(), info);
+            let connected = verdicts.iter().find(|verdict| verdict.kind == CONNECTED);
+            connected.map(|verdict| (verdict.status, verdict.reason))
+        };
+
+        let no = ConditionStatus::False;
+        assert_eq!(reason(None), Some((no, "NotConnected")));
+        assert_eq!(reason(Some(&info(0, false))), Some((no, "NotConnected")));
+        assert_eq!(reason(Some(&info(0, true))), Some((no, "Disconnected")));
     }
 
     #[test]

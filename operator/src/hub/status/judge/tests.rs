@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::admin::ReportedHub;
 use crate::context::Poll;
+use crate::hub::answers::AnsweredOrders;
 use crate::hub::figures::Figures;
 use crate::hub::fleet::Fleet;
 
@@ -35,6 +36,7 @@ fn sight(pods: Option<&Pods>, seen: Result<Seen, String>) -> Sight {
         pods: pods.cloned(),
         poll: Arc::new(poll),
         figures: Figures::of(&Fleet::default()),
+        answers: AnsweredOrders::default(),
         problem: None,
     }
 }
