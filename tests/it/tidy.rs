@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/queue", &[]),
     ("hub/balance", &[]),
     ("hub/schema", &["protocol"]),
+    ("hub/pipeline", &["protocol"]),
     ("hub/store", &["protocol", "config", "tasks", "retry"]),
     ("hub/redis", &["protocol", "config", "tasks", "retry"]),
     ("hub/peer", &["protocol", "tasks", "retry", "queue", "wire"]),
