@@ -12,8 +12,8 @@
 use std::path::{Path, PathBuf};
 
 /// Languages whose blocks have no commands; without a name it is what a command prints.
-const OTHERS: [&str; 12] = [
-    "", "json", "js", "promql", "python", "rust", "sql", "text", "toml", "ts", "yaml", "mermaid",
+const OTHERS: [&str; 13] = [
+    "", "json", "js", "pipeline", "promql", "python", "rust", "sql", "text", "toml", "ts", "yaml", "mermaid",
 ];
 
 /// What commands begin with: a line of another block that does so is hidden from the tests.
