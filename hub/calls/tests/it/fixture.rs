@@ -265,10 +265,21 @@ impl Spoke {
         hub: &Hub,
         caller: &Arc<Caller>,
         input: RegisterInput,
+        peer: (Outbox, Outgoing),
+    ) -> Result<Self, CallError> {
+        let mut spoke = Self::register_unseen(hub, caller, input, peer).await?;
+        spoke.output.lagging_hubs = hub.calls.visible(&spoke.registration).await;
+        Ok(spoke)
+    }
+
+    /// The same without waiting until the other hubs can call it.
+    pub(crate) async fn register_unseen(
+        hub: &Hub,
+        caller: &Arc<Caller>,
+        input: RegisterInput,
         (outbox, outgoing): (Outbox, Outgoing),
     ) -> Result<Self, CallError> {
-        let (mut output, registration) = hub.calls.register(caller, input, outbox.clone()).await?;
-        output.lagging_hubs = hub.calls.visible(&registration).await;
+        let (output, registration) = hub.calls.register(caller, input, outbox.clone()).await?;
         Ok(Self {
             output,
             registration,

@@ -41,16 +41,9 @@ impl Orphans {
 async fn comes(hub: &Hub, instance: &str) -> Spoke {
     let mut input = registration("text", &[query("text.upper"), subscription("text.lines")]);
     input["instanceId"] = json!(instance);
-    let (outbox, outgoing) = peer();
     let input = serde_json::from_value(input).expect("valid");
-    let registered = hub.calls.register(&admin(), input, outbox.clone()).await;
-    let (output, registration) = registered.expect("registers");
-    Spoke {
-        output,
-        registration,
-        outgoing,
-        outbox,
-    }
+    let registered = Spoke::register_unseen(hub, &admin(), input, peer()).await;
+    registered.expect("registers")
 }
 
 async fn orphans() -> Orphans {

@@ -121,15 +121,8 @@ async fn a_call_that_comes_before_its_spoke_is_entered_reaches_it() {
 /// Registers `text.upper` on a hub without waiting until the others can call it.
 async fn comes(hub: &Hub) -> Spoke {
     let input = serde_json::from_value(registration("other", &[mutation("text.upper")])).expect("valid");
-    let (outbox, outgoing) = peer();
-    let registered = hub.calls.register(&admin(), input, outbox.clone()).await;
-    let (output, registration) = registered.expect("registers");
-    Spoke {
-        output,
-        registration,
-        outgoing,
-        outbox,
-    }
+    let registered = Spoke::register_unseen(hub, &admin(), input, peer()).await;
+    registered.expect("registers")
 }
 
 /// The link of a hub that stands still is full at some time, and further calls wait for it.

@@ -305,15 +305,8 @@ async fn an_update_gives_way_to_a_registration_on_another_hub() {
     assert!(futures::poll!(updating.as_mut()).is_pending());
     let mut new = {
         let input = serde_json::from_value(instance(&[query("text.lower")])).expect("a registration");
-        let (outbox, outgoing) = peer();
-        let registered = pair.a.calls.register(&admin, input, outbox.clone()).await;
-        let (output, registration) = registered.expect("registers");
-        Spoke {
-            output,
-            registration,
-            outgoing,
-            outbox,
-        }
+        let registered = Spoke::register_unseen(&pair.a, &admin, input, peer()).await;
+        registered.expect("registers")
     };
     redis_of_b.heal();
 

@@ -3,7 +3,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::fixture::World;
 
@@ -91,16 +91,18 @@ fn with(kubectl: &str) -> World {
     world
 }
 
+/// What a command wrote to standard output and to standard error.
+fn written(done: &Output) -> [String; 2] {
+    [&done.stdout, &done.stderr].map(|written| String::from_utf8_lossy(written).into_owned())
+}
+
 #[test]
 fn figures_from_before_an_order_to_rebalance_are_no_answer_to_it() {
     let world = with(UNEVEN_AFTER_THE_ORDER);
 
     let done = world.run(&["kubectl", "rebalance", "demo"]);
 
-    let (said, noted) = (
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr),
-    );
+    let [said, noted] = written(&done);
     assert!(done.status.success(), "{done:?}");
     assert!(
         said.contains("is even: 30 connections") && said.lines().count() == 1,
@@ -115,10 +117,7 @@ fn figures_from_before_an_order_to_drain_are_no_answer_to_it() {
 
     let done = world.run(&["kubectl", "drain", "demo-a"]);
 
-    let (said, noted) = (
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr),
-    );
+    let [said, noted] = written(&done);
     assert!(done.status.success(), "{done:?}");
     assert!(said.contains("pod demo-a is empty"), "{said}");
     assert!(
@@ -134,7 +133,7 @@ fn an_order_that_no_operator_answers_fails_and_says_where_to_look() {
 
     let late = world.run(&["kubectl", "drain", "demo-a", "--timeout", "2s"]);
 
-    let said = String::from_utf8_lossy(&late.stderr);
+    let [_, said] = written(&late);
     assert_eq!(late.status.code(), Some(8), "{late:?}");
     for part in ["not done after 2s", "alkhub-operator", "undrain demo-a"] {
         assert!(said.contains(part), "{part}: {said}");

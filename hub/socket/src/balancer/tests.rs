@@ -136,16 +136,8 @@ impl FakeCluster {
     /// A second passes, and every hub looks.
     async fn look(&mut self) {
         advance(SECOND).await;
-        let members: Vec<Member> = self.published.iter().enumerate().map(member).collect();
         for (own, hub) in self.hubs.iter().enumerate() {
-            let membership = Membership {
-                own: id(own),
-                members: members.clone(),
-                doubtful: Vec::new(),
-                read_at: hub.balancer.now(),
-                wanted: None,
-                rebalance: None,
-            };
+            let membership = membership(hub, own, &self.published);
             hub.look(&membership, BALANCING);
         }
         let counts = self.hubs.iter().map(|hub| hub.sockets.len());
@@ -171,6 +163,18 @@ fn member((hub, connections): (usize, &u32)) -> Member {
     }
 }
 
+/// What a hub knows if each has published that it has so many connections.
+fn membership(hub: &FakeHub, own: usize, connections: &[u32]) -> Membership {
+    Membership {
+        own: id(own),
+        members: connections.iter().enumerate().map(member).collect(),
+        doubtful: Vec::new(),
+        read_at: hub.balancer.now(),
+        wanted: None,
+        rebalance: None,
+    }
+}
+
 #[test]
 fn others_know_what_a_pod_may_hold() {
     let rule = Rule::default();
@@ -182,14 +186,7 @@ fn others_know_what_a_pod_may_hold() {
 #[test]
 fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
     let hub = FakeHub::new();
-    let membership = Membership {
-        own: id(0),
-        members: [1, 1].iter().enumerate().map(member).collect(),
-        doubtful: Vec::new(),
-        read_at: hub.balancer.now(),
-        wanted: None,
-        rebalance: None,
-    };
+    let membership = membership(&hub, 0, &[1, 1]);
 
     hub.look(
         &membership,
@@ -208,14 +205,7 @@ fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
 fn who_was_let_go_is_told_once_to_stay_when_the_hub_drains_no_more() {
     let mut hub = FakeHub::new();
     hub.connect(false);
-    let membership = Membership {
-        own: id(0),
-        members: [1, 1].iter().enumerate().map(member).collect(),
-        doubtful: Vec::new(),
-        read_at: hub.balancer.now(),
-        wanted: None,
-        rebalance: None,
-    };
+    let membership = membership(&hub, 0, &[1, 1]);
     let draining = Stance {
         draining: true,
         ..AT_REST
